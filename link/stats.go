@@ -1,0 +1,83 @@
+package link
+
+import "sync/atomic"
+
+// A Drop says why a Device did not pass a frame on. Every frame that reaches a
+// Device is either counted as passed or under exactly one Drop.
+type Drop uint8
+
+// The reasons, received first. Their names are those of Stats.Drops.
+const (
+	DropRxShort    Drop = iota // shorter than an Ethernet header
+	DropRxOversize             // longer than the reader's buffer
+	DropRxOffload              // virtio header malformed or not within the frame
+	DropTxShort                // shorter than an Ethernet header
+	DropTxOversize             // longer than the MTU (no GSO type) or than MaxFrame
+	DropTxOffload              // offload metadata invalid or not taken by the device
+	DropTxDown                 // the interface is down (EIO)
+	DropTxFull                 // the wire's queue is full (EAGAIN, ENOBUFS)
+	DropTxError                // any other error of the wire
+	numDrops
+)
+
+var dropNames = [numDrops]string{
+	"rx_short", "rx_oversize", "rx_offload",
+	"tx_short", "tx_oversize", "tx_offload", "tx_down", "tx_full", "tx_error",
+}
+
+// String returns the reason as it is named in Stats.Drops: "tx_down".
+func (d Drop) String() string {
+	if d >= numDrops {
+		return "unknown"
+	}
+	return dropNames[d]
+}
+
+// Stats are a Device's counters since it was opened. RX is towards the reader.
+type Stats struct {
+	RxFrames uint64 `json:"rx_frames"`
+	RxBytes  uint64 `json:"rx_bytes"` // Ethernet header included
+	TxFrames uint64 `json:"tx_frames"`
+	TxBytes  uint64 `json:"tx_bytes"`
+	// Drops holds the reasons that occurred.
+	Drops map[string]uint64 `json:"drops,omitempty"`
+}
+
+// Counters are the live form of Stats, for drivers to embed. The zero value is
+// ready; all methods may be called concurrently.
+type Counters struct {
+	rxFrames, rxBytes, txFrames, txBytes atomic.Uint64
+	drops                                [numDrops]atomic.Uint64
+}
+
+// Rx counts frames read, and their bytes.
+func (c *Counters) Rx(frames, bytes int) {
+	c.rxFrames.Add(uint64(frames))
+	c.rxBytes.Add(uint64(bytes))
+}
+
+// Tx counts frames that the wire took, and their bytes.
+func (c *Counters) Tx(frames, bytes int) {
+	c.txFrames.Add(uint64(frames))
+	c.txBytes.Add(uint64(bytes))
+}
+
+// Drop counts one frame that was not passed on.
+func (c *Counters) Drop(why Drop) { c.drops[why].Add(1) }
+
+// Stats returns the counters' values.
+func (c *Counters) Stats() Stats {
+	s := Stats{
+		RxFrames: c.rxFrames.Load(), RxBytes: c.rxBytes.Load(),
+		TxFrames: c.txFrames.Load(), TxBytes: c.txBytes.Load(),
+	}
+	for i := range c.drops {
+		if n := c.drops[i].Load(); n > 0 {
+			if s.Drops == nil {
+				s.Drops = make(map[string]uint64)
+			}
+			s.Drops[Drop(i).String()] = n
+		}
+	}
+	return s
+}
