@@ -3,12 +3,12 @@ package netlab
 import (
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -96,14 +96,12 @@ func TestTapOfOrdinaryUser(t *testing.T) {
 	ns := New(t, "a")
 	ns.Tap(t, "tap7", 12345)
 	ns.Bridge(t, "br0", "tap7")
-	var owner string
-	// /proc and /sys show the namespace of whoever mounted them: ask rtnetlink.
-	out := ns.Run(t, "ip", "-d", "link", "show", "tap7")
-	if _, s, ok := strings.Cut(out, "user "); ok {
-		owner, _, _ = strings.Cut(s, " ")
+	tap, ok := ns.Link(t, "tap7").(*netlink.Tuntap)
+	if !ok || tap.Owner != 12345 || tap.Mode != netlink.TUNTAP_MODE_TAP || tap.NonPersist {
+		t.Errorf("tap is %+v", tap)
 	}
-	if owner != strconv.Itoa(12345) || !strings.Contains(out, "persist on") {
-		t.Errorf("tap is %s", out)
+	if tap.Attrs().MasterIndex != ns.Link(t, "br0").Attrs().Index {
+		t.Error("not in the bridge")
 	}
 	ns.Down(t, "tap7")
 	ns.Up(t, "tap7")
@@ -123,5 +121,20 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 	if mine, _ := os.Readlink("/proc/thread-self/ns/net"); mine == path {
 		t.Errorf("this thread is still in %s", path)
+	}
+}
+
+func TestPeersRun(t *testing.T) {
+	ns := New(t, "a")
+	for _, args := range [][]string{
+		{"ping", "-c", "1", "-w", "5", "127.0.0.1"},
+		{"ip", "link"},
+		{"nft", "add", "table", "ip", "x"},
+		{"nginx", "-v"},
+		{"dnsmasq", "-v"},
+		{"curl", "-V"},
+	} {
+		Peer(t, args[0])
+		ns.Run(t, args[0], args[1:]...)
 	}
 }

@@ -135,12 +135,12 @@ func (ns *NS) Command(name string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"--net=" + ns.Path(), "--", name}, args...)...)
 }
 
-// Run runs a command in the namespace and returns what it printed on standard
+// Run runs a command, a peer's or one of PATH, in the namespace and returns what it printed on standard
 // output; an exit code other than 0 fails the test and shows its standard error.
 func (ns *NS) Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	var out, errOut strings.Builder
-	c := ns.Command(name, args...)
+	c := ns.Command(resolve(t, name), args...)
 	c.Stdout, c.Stderr = &out, &errOut
 	if err := c.Run(); err != nil {
 		t.Fatalf("netlab: %s: %s %s: %v\n%s%s", ns.name, name, strings.Join(args, " "), err, out.String(), errOut.String())

@@ -25,10 +25,11 @@ type Proc struct {
 	err   error // of cmd.Wait; set before done is closed
 }
 
-// Start starts a program in the namespace, in the background.
+// Start starts a program, a peer's or one of PATH, in the namespace, in the
+// background.
 func (ns *NS) Start(t testing.TB, name string, args ...string) *Proc {
 	t.Helper()
-	return ns.StartCmd(t, exec.Command(name, args...))
+	return ns.StartCmd(t, exec.Command(resolve(t, name), args...))
 }
 
 // StartCmd starts a prepared command in the namespace. Its Stdout and Stderr are

@@ -1,0 +1,124 @@
+#!/bin/bash
+# Fetches the programs that the tests talk to, as Debian packages, into DIR/.cache/peers:
+# downloaded and unpacked, never installed, with package lists of their own. Nothing
+# outside .cache changes. Runs as root or as an ordinary user; quick when all is there.
+#
+#   usage: peers.sh [DIR]      DIR is the root of the checkout, by default this one's
+set -euo pipefail
+
+packages=(
+	iputils-ping iputils-arping curl wget netcat-openbsd socat openssl
+	nginx-light dnsmasq-base radvd tcpdump iproute2 nftables
+)
+# What has to run in the end, by its name inside the packages.
+programs=(
+	ping arping curl wget nc.openbsd socat openssl
+	nginx dnsmasq radvd tcpdump ip ss nft
+)
+# The C library has to be the machine's own: the program loader belongs to it.
+own='^(libc6|libc-bin|libgcc-s1|gcc-[0-9]+-base|libcrypt1)$'
+
+top=$(cd "${1:-$(dirname "$0")/../..}" && pwd)
+cache=$top/.cache
+peers=$cache/peers
+
+complete() {
+	[[ -f $peers/stamp && $(<"$peers/stamp") == "$stamp" ]] || return 1
+	local p
+	for p in "${programs[@]}"; do
+		[[ -x $peers/bin/$p ]] || return 1
+	done
+}
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+	echo "peers: needs apt-get and dpkg: the tests with real peers run on Debian and its relatives" >&2
+	exit 1
+fi
+. /etc/os-release
+stamp="${ID:-} ${VERSION_ID:-} $(uname -m) $(cksum <"${BASH_SOURCE[0]}")"
+complete && exit 0
+
+mkdir -p "$cache"
+exec 9>"$cache/peers.lock"
+flock 9
+complete && exit 0 # another run has made it meanwhile
+
+rm -rf "$cache"/peers.new.* # of a run that was interrupted
+new=$(mktemp -d "$cache/peers.new.XXXXXX")
+trap 'rm -rf "$new"' EXIT
+trap 'exit 1' INT TERM HUP
+chmod 755 "$new"
+mkdir -p "$new"/apt/{lists/partial,cache/archives/partial,debs} "$new"/{root,bin}
+: >"$new/apt/status"
+
+# The machine's sources and proxies, but none of its hooks.
+{
+	apt-config dump | grep '^Acquire::' | grep -v '^Acquire::IndexTargets' || true
+	cat <<-CONF
+		Dir::Etc::main "/dev/null";
+		Dir::Etc::parts "/dev/null/none";
+		Dir::State "$new/apt";
+		Dir::State::lists "$new/apt/lists";
+		Dir::State::status "$new/apt/status";
+		Dir::Cache "$new/apt/cache";
+		Acquire::Languages "none";
+		Acquire::Retries "3";
+		APT::Sandbox::User "root";
+		APT::Install-Recommends "false";
+	CONF
+} >"$new/apt/apt.conf"
+export APT_CONFIG=$new/apt/apt.conf
+
+echo "peers: fetching ${packages[*]}" >&2
+# One source of the machine that does not answer is no obstacle if another has it.
+apt-get -qq update >"$new/apt/update.log" 2>&1 || true
+if ! apt-get -s install "${packages[@]}" >"$new/apt/plan" 2>&1; then
+	cat "$new/apt/update.log" "$new/apt/plan" >&2
+	echo "peers: cannot find the packages; is the Debian archive within reach?" >&2
+	exit 1
+fi
+# Of the dependencies only the libraries are wanted, and what a wanted name stands for.
+names=$(awk '$1 == "Inst" {print $2}' "$new/apt/plan" | grep -Ev "$own" |
+	grep -E "^(lib|nginx|$(IFS='|'; echo "${packages[*]}")\$)" | sort -u)
+(cd "$new/apt/debs" && apt-get -qq download $names) >"$new/apt/download.log" 2>&1 || {
+	cat "$new/apt/download.log" >&2
+	echo "peers: download incomplete; run it again" >&2
+	exit 1
+}
+for deb in "$new"/apt/debs/*.deb; do
+	dpkg -x "$deb" "$new/root"
+done
+
+# Private library folders first in a path relative to the wrapper, so that the
+# checkout can be moved.
+libs=
+while read -r d; do
+	libs+=${libs:+:}'$d/root/'$d
+done < <(cd "$new/root" && find -L . \( -name '*.so' -o -name '*.so.*' \) -type f -printf '%h\n' |
+	sed 's|^\./||' | sort -u | grep -E '^(usr/)?lib(/[^/]*-linux-[^/]*)?$')
+for p in "${programs[@]}"; do
+	path=
+	for dir in usr/bin bin usr/sbin sbin; do
+		[[ -x $new/root/$dir/$p ]] && path=$dir/$p && break
+	done
+	if [[ -z $path ]]; then
+		echo "peers: no package brought $p" >&2
+		exit 1
+	fi
+	cat >"$new/bin/$p" <<-WRAP
+		#!/bin/sh
+		d=\${0%/bin/*}
+		LD_LIBRARY_PATH="$libs" exec "\$d/root/$path" "\$@"
+	WRAP
+	chmod 755 "$new/bin/$p"
+	if d=$new && LD_LIBRARY_PATH=${libs//\$d/$d} ldd "$new/root/$path" 2>/dev/null | grep 'not found' >&2; then
+		echo "peers: $p lacks the libraries above" >&2
+		exit 1
+	fi
+done
+rm -rf "$new/apt"
+printf '%s\n' "$stamp" >"$new/stamp"
+rm -rf "$peers"
+mv "$new" "$peers"
+trap - EXIT
+echo "peers: $(du -sh "$peers" | cut -f1) in $peers" >&2
