@@ -1,0 +1,100 @@
+# make            bin/ustack, bin/curl and bin/ping, static
+# make demo       builds and shows the round trip, in namespaces of its own
+# make test       all tests; as root also those with namespaces, TAPs and real peers
+# make check      format, vet, staticcheck, architecture, cross-builds
+# make fuzz       every fuzz target for FUZZTIME each
+# make install    ustack, its manual pages, completions and systemd unit
+# make clean      removes what the above made here
+#
+# Needs Go and, for the peers of the tests, the Debian archive; nothing is installed
+# on the machine except by `make install`.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
+GO      ?= go
+
+GOBUILD     = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)'
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CROSS       = arm64 s390x
+FUZZTIME   ?= 10s
+
+# The race detector needs cgo, and that a C compiler with its headers.
+RACE ?= $(shell printf '\043include <stdlib.h>\n' | $$($(GO) env CC) -E - >/dev/null 2>&1 && echo -race)
+# Packages to test, and more flags.
+PKG       ?= ./...
+TESTFLAGS ?=
+
+.PHONY: all build demo test peers check fmt-check arch cross fuzz install uninstall clean
+
+all: build
+
+build:
+	$(GOBUILD) -o bin/ ./cmd/ustack ./apps/curl ./apps/ping
+
+demo: build
+	bin/ustack demo
+
+# Without the peers the tests that need them are skipped, except where CI=true.
+test: build
+	@internal/netlab/peers.sh || [ "$$CI" != true ]
+	$(if $(RACE),CGO_ENABLED=1) $(GO) test $(RACE) -count=1 -timeout 15m $(TESTFLAGS) $(PKG)
+
+peers:
+	internal/netlab/peers.sh
+
+check: fmt-check arch cross
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+fmt-check:
+	@out=$$(gofmt -l $$(find . -name '*.go' -not -path './.cache/*')); \
+	if [ -n "$$out" ]; then echo "not gofmt'ed:" $$out >&2; exit 1; fi
+
+arch:
+	$(GO) test -count=1 ./internal/archtest
+
+cross:
+	@for arch in $(CROSS); do \
+		echo "GOOS=linux GOARCH=$$arch build, vet"; \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build ./... && \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) vet ./... || exit 1; \
+	done
+
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bindir   = $(DESTDIR)$(PREFIX)/bin
+mandir   = $(DESTDIR)$(PREFIX)/share/man/man1
+unitdir  = $(DESTDIR)$(PREFIX)/lib/systemd/system
+bashdir  = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+zshdir   = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+fishdir  = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+
+# Built beforehand where possible: under sudo there may be no Go.
+bin/ustack:
+	$(MAKE) build
+
+# Only ustack: bin/curl and bin/ping would shadow the system's; they are also
+# `ustack curl` and `ustack ping`.
+install: bin/ustack
+	install -d $(bindir) $(mandir) $(unitdir) $(bashdir) $(zshdir) $(fishdir)
+	install -m 755 bin/ustack $(bindir)/ustack
+	bin/ustack man $(mandir)
+	bin/ustack completion bash >$(bashdir)/ustack
+	bin/ustack completion zsh >$(zshdir)/_ustack
+	bin/ustack completion fish >$(fishdir)/ustack.fish
+	sed 's|@BINDIR@|$(PREFIX)/bin|' packaging/ustack.service.in >$(unitdir)/ustack.service
+	chmod 644 $(unitdir)/ustack.service
+
+uninstall:
+	rm -f $(bindir)/ustack $(mandir)/ustack.1 $(mandir)/ustack-*.1 $(unitdir)/ustack.service \
+		$(bashdir)/ustack $(zshdir)/_ustack $(fishdir)/ustack.fish
+
+clean:
+	rm -rf bin .cache
