@@ -70,8 +70,11 @@ func TestSysctlIsTheNamespaces(t *testing.T) {
 
 func TestProcess(t *testing.T) {
 	ns := New(t, "a")
-	p := ns.Start(t, "sh", "-c", `echo "on $(readlink /proc/self/ns/net)"; read x; exit 3`)
+	p := ns.Start(t, "sh", "-c", `echo hint >&2; echo "on $(readlink /proc/self/ns/net)"; read x; exit 3`)
 	m := p.WaitOutput(t, `on (net:\[\d+\])`, 5*time.Second)
+	if line := p.FirstLine(t, 5*time.Second); line != m[0] {
+		t.Errorf("first line %q", line)
+	}
 	want, err := os.Readlink(ns.Path())
 	if err != nil || m[1] != want {
 		t.Errorf("runs in %s, want %s (%v)", m[1], want, err)

@@ -94,7 +94,7 @@ done
 libs=
 while read -r d; do
 	libs+=${libs:+:}'$d/root/'$d
-done < <(cd "$new/root" && find -L . \( -name '*.so' -o -name '*.so.*' \) -type f -printf '%h\n' |
+done < <(cd "$new/root" && find -L . \( -name '*.so' -o -name '*.so.*' \) -type f -printf '%h\n' 2>/dev/null |
 	sed 's|^\./||' | sort -u | grep -E '^(usr/)?lib(/[^/]*-linux-[^/]*)?$')
 for p in "${programs[@]}"; do
 	path=

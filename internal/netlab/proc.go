@@ -2,6 +2,7 @@ package netlab
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -20,7 +21,8 @@ import (
 type Proc struct {
 	title string
 	cmd   *exec.Cmd
-	out   *output
+	out   *output // standard output and error
+	std   *output // standard output alone
 	done  chan struct{}
 	err   error // of cmd.Wait; set before done is closed
 }
@@ -40,10 +42,11 @@ func (ns *NS) StartCmd(t testing.TB, cmd *exec.Cmd) *Proc {
 		title: ns.name + ": " + strings.Join(cmd.Args, " "),
 		cmd:   cmd,
 		out:   newOutput(),
+		std:   newOutput(),
 		done:  make(chan struct{}),
 	}
 	if cmd.Stdout == nil {
-		cmd.Stdout = p.out
+		cmd.Stdout = io.MultiWriter(p.std, p.out)
 	}
 	if cmd.Stderr == nil {
 		cmd.Stderr = p.out
@@ -62,6 +65,7 @@ func (ns *NS) StartCmd(t testing.TB, cmd *exec.Cmd) *Proc {
 	go func() {
 		defer close(p.done)
 		p.err = cmd.Wait()
+		p.std.close()
 		p.out.close()
 	}()
 	t.Cleanup(func() {
@@ -94,21 +98,33 @@ func (p *Proc) Exited() bool {
 // returns the match and its groups; the end of the process fails the test.
 func (p *Proc) WaitOutput(t testing.TB, expr string, timeout time.Duration) []string {
 	t.Helper()
+	return p.wait(t, p.out, expr, timeout)
+}
+
+// FirstLine waits for the first line on standard output and returns it without its
+// newline.
+func (p *Proc) FirstLine(t testing.TB, timeout time.Duration) string {
+	t.Helper()
+	return p.wait(t, p.std, `\A(.*)\n`, timeout)[1]
+}
+
+func (p *Proc) wait(t testing.TB, o *output, expr string, timeout time.Duration) []string {
+	t.Helper()
 	re := regexp.MustCompile("(?m)" + expr)
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
-		text, more := p.out.watch()
+		text, more := o.watch()
 		if m := re.FindStringSubmatch(text); m != nil {
 			return m
 		}
 		if more == nil {
-			t.Fatalf("netlab: %s ended (%v) before it printed %q; it printed:\n%s", p.title, p.cmd.ProcessState, expr, text)
+			t.Fatalf("netlab: %s ended (%v) before it printed %q; it printed:\n%s", p.title, p.cmd.ProcessState, expr, p.Output())
 		}
 		select {
 		case <-more:
 		case <-timer.C:
-			t.Fatalf("netlab: %s did not print %q within %v; it printed:\n%s", p.title, expr, timeout, text)
+			t.Fatalf("netlab: %s did not print %q within %v; it printed:\n%s", p.title, expr, timeout, p.Output())
 		}
 	}
 }
