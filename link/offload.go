@@ -89,7 +89,7 @@ var (
 )
 
 // Validate reports whether o fits a frame of n bytes: every offset is inside of
-// the frame and a super-frame has a segment size. The error wraps ErrOffload.
+// the frame, a super-frame has a segment size and only one has ECN. The error wraps ErrOffload.
 func (o *Offload) Validate(n int) error {
 	if o.NeedsCsum {
 		if int(o.CsumStart) < HeaderLen || int(o.CsumStart)+int(o.CsumOffset)+2 > n {
@@ -98,6 +98,9 @@ func (o *Offload) Validate(n int) error {
 	}
 	switch o.GSOType {
 	case GSONone:
+		if o.ECN {
+			return fmt.Errorf("%w: ECN without a GSO type", ErrOffload)
+		}
 	case GSOTCPv4, GSOTCPv6:
 		if o.GSOSize == 0 {
 			return fmt.Errorf("%w: GSO type %d with segment size 0", ErrOffload, o.GSOType)

@@ -11,6 +11,7 @@ const (
 	DropRxShort    Drop = iota // shorter than an Ethernet header
 	DropRxOversize             // longer than the reader's buffer
 	DropRxOffload              // virtio header malformed or not within the frame
+	DropRxError                // any other error of the wire
 	DropTxShort                // shorter than an Ethernet header
 	DropTxOversize             // longer than the MTU (no GSO type) or than MaxFrame
 	DropTxOffload              // offload metadata invalid or not taken by the device
@@ -21,7 +22,7 @@ const (
 )
 
 var dropNames = [numDrops]string{
-	"rx_short", "rx_oversize", "rx_offload",
+	"rx_short", "rx_oversize", "rx_offload", "rx_error",
 	"tx_short", "tx_oversize", "tx_offload", "tx_down", "tx_full", "tx_error",
 }
 

@@ -1,0 +1,216 @@
+// Package spec reads the description of a wire as it is given on a command line
+// and opens the link.Device it means:
+//
+//	KIND:NAME[,option[=value]]...
+//
+//	tap:tap0                        a TAP interface, created or existing
+//	tap:tap0,queues=2,persist       two queues; it stays when ustack ends
+//	tap:tap%d,driver=water          the first free number, the portable driver
+//	pipe:                           one end of a wire in memory, see Env
+package spec
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/ustack/ustack/link"
+)
+
+// A Spec is a parsed description. Two Specs of the same meaning may differ in the
+// order of their options.
+type Spec struct {
+	// Kind is one of Kinds.
+	Kind string
+	// Name is the wire's name, such as "tap0"; a kind may have none.
+	Name string
+	// Options are in the order given, each name once.
+	Options []Option
+}
+
+// An Option is one "name=value", or "name" for an option without a value.
+type Option struct{ Name, Value string }
+
+// String returns the Spec as Parse takes it: Parse(s.String()) is s.
+func (s Spec) String() string {
+	var b strings.Builder
+	b.WriteString(s.Kind + ":" + s.Name)
+	for _, o := range s.Options {
+		b.WriteString("," + o.Name)
+		if o.Value != "" {
+			b.WriteString("=" + o.Value)
+		}
+	}
+	return b.String()
+}
+
+// Env is what opening a Spec needs beside it. The zero value will do for all that
+// has a place outside of the program.
+type Env struct {
+	// Logger is handed to drivers; nil discards.
+	Logger *slog.Logger
+	// Pipe is given the far end of a "pipe:", and owns it from then on. Where it is
+	// nil, a pipe has nobody at its other end and cannot be opened.
+	Pipe func(far link.Device)
+}
+
+// kinds is the registry. It is a function so that nothing can change it.
+func kinds() []kind {
+	return []kind{tapKind(), pipeKind()}
+}
+
+// A kind is a driver family as Specs know it.
+type kind struct {
+	name string
+	// bare reports whether s, given without a kind, looks like one of these.
+	bare func(s string) bool
+	// options lists the options by name.
+	options []option
+	// check says what is wrong with the name or between the options.
+	check func(Spec) error
+	open  func(Spec, Env) (link.Device, error)
+}
+
+// An option is what a kind knows of one of its options.
+type option struct {
+	name string
+	// value is a placeholder such as "N", or "" for an option that takes none.
+	value string
+	// check is nil when there is no value.
+	check func(value string) error
+}
+
+// Kinds returns the names of all kinds.
+func Kinds() []string {
+	var names []string
+	for _, k := range kinds() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// maxLen bounds a Spec in bytes; PATH_MAX fits.
+const maxLen = 8192
+
+// Parse reads a Spec and checks everything of it that can be checked without
+// opening it. Errors are one line and name what would be valid.
+func Parse(s string) (Spec, error) {
+	if len(s) > maxLen {
+		return Spec{}, fmt.Errorf("link %.20q...: %d bytes are too long: use at most %d", s, len(s), maxLen)
+	}
+	name, rest, found := strings.Cut(s, ":")
+	if !found {
+		return Spec{}, noKind(s)
+	}
+	k, err := findKind(s, name)
+	if err != nil {
+		return Spec{}, err
+	}
+	parts := strings.Split(rest, ",")
+	spec := Spec{Kind: name, Name: parts[0]}
+	for _, part := range parts[1:] {
+		o, err := k.parseOption(s, part)
+		if err != nil {
+			return Spec{}, err
+		}
+		if _, again := spec.lookup(o.Name); again {
+			return Spec{}, fmt.Errorf("link %q: option %s is given twice", s, o.Name)
+		}
+		spec.Options = append(spec.Options, o)
+	}
+	if err := k.check(spec); err != nil {
+		return Spec{}, fmt.Errorf("link %q: %w", s, err)
+	}
+	return spec, nil
+}
+
+// Open opens what s describes. It checks s as Parse does, so that a Spec made in
+// Go is held to the same rules.
+func Open(s Spec, env Env) (link.Device, error) {
+	s, err := Parse(s.String())
+	if err != nil {
+		return nil, err
+	}
+	k, err := findKind(s.String(), s.Kind)
+	if err != nil {
+		return nil, err
+	}
+	return k.open(s, env)
+}
+
+// lookup returns the value of an option and whether it is there.
+func (s Spec) lookup(name string) (value string, ok bool) {
+	for _, o := range s.Options {
+		if o.Name == name {
+			return o.Value, true
+		}
+	}
+	return "", false
+}
+
+func findKind(spec, name string) (kind, error) {
+	var names []string
+	for _, k := range kinds() {
+		if k.name == name {
+			return k, nil
+		}
+		names = append(names, k.name)
+	}
+	return kind{}, fmt.Errorf("link %q: unknown kind %q%s: use one of %s", spec, name, nearest(name, names), strings.Join(names, ", "))
+}
+
+// noKind explains a Spec without a colon, such as "tap0".
+func noKind(s string) error {
+	for _, k := range kinds() {
+		name, _, _ := strings.Cut(s, ",")
+		if k.bare(name) {
+			want := k.name + ":" + s
+			if name == k.name { // "pipe", "tap"
+				want = k.name + ":" + s[len(name):]
+			}
+			if _, err := Parse(want); err == nil {
+				return fmt.Errorf("link %q: the kind is missing: use %s", s, want)
+			}
+		}
+	}
+	return fmt.Errorf("link %q: the kind is missing: use KIND:NAME[,option[=value]]..., KIND one of %s, as in tap:tap0", s, strings.Join(Kinds(), ", "))
+}
+
+func (k *kind) parseOption(spec, part string) (Option, error) {
+	name, value, hasValue := strings.Cut(part, "=")
+	if name == "" {
+		return Option{}, fmt.Errorf("link %q: an option is empty: use %s", spec, k.usage())
+	}
+	var names []string
+	for _, o := range k.options {
+		names = append(names, o.name)
+		if o.name != name {
+			continue
+		}
+		switch {
+		case o.value == "" && hasValue:
+			return Option{}, fmt.Errorf("link %q: option %s takes no value: use ,%s", spec, name, name)
+		case o.value != "" && value == "":
+			return Option{}, fmt.Errorf("link %q: option %s needs a value: use %s=%s", spec, name, name, o.value)
+		case o.value != "":
+			if err := o.check(value); err != nil {
+				return Option{}, fmt.Errorf("link %q: option %s: %w", spec, name, err)
+			}
+		}
+		return Option{Name: name, Value: value}, nil
+	}
+	return Option{}, fmt.Errorf("link %q: %s has no option %q%s: use %s", spec, k.name, name, nearest(name, names), k.usage())
+}
+
+// usage lists the options: "queues=N, persist".
+func (k *kind) usage() string {
+	var all []string
+	for _, o := range k.options {
+		if o.value != "" {
+			all = append(all, o.name+"="+o.value)
+		} else {
+			all = append(all, o.name)
+		}
+	}
+	return strings.Join(all, ", ")
+}
