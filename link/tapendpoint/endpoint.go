@@ -264,3 +264,6 @@ func (e *Endpoint) ParseHeader(pkt *gstack.PacketBuffer) bool {
 	_, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize)
 	return ok
 }
+
+// Queues returns the number of the device's queues.
+func (e *Endpoint) Queues() int { return len(e.queues) }

@@ -1,0 +1,315 @@
+package stack
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// A TCPConn is an established TCP connection: a net.Conn with what *net.TCPConn
+// has besides.
+type TCPConn struct {
+	pollable
+	local, remote *net.TCPAddr
+
+	readMu sync.Mutex
+	reader tcpip.SliceWriter // where the current Read puts its bytes
+
+	writeMu sync.Mutex
+	writer  bytes.Reader // what the current Write has left
+}
+
+var (
+	_ net.Conn      = (*TCPConn)(nil)
+	_ io.ReaderFrom = (*TCPConn)(nil)
+	_ io.WriterTo   = (*TCPConn)(nil)
+)
+
+func newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error) {
+	info, err := ep.GetRemoteAddress()
+	if err != nil { // reset before it was accepted
+		return nil, sysErr("getpeername", err)
+	}
+	local, err := ep.GetLocalAddress()
+	if err != nil {
+		return nil, sysErr("getsockname", err)
+	}
+	c := &TCPConn{
+		local:  net.TCPAddrFromAddrPort(fromFull(local, 0)),
+		remote: net.TCPAddrFromAddrPort(fromFull(info, 0)),
+	}
+	c.pollable.init(ep, wq)
+	return c, nil
+}
+
+// Keep-alive settings of new connections, as package net chooses them.
+const (
+	keepAliveIdle     = 15 * time.Second
+	keepAliveInterval = 15 * time.Second
+	keepAliveCount    = 9
+)
+
+// setDefaults gives a connection made by DialContext or Accept the options that
+// package net gives one.
+func (c *TCPConn) setDefaults() {
+	c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+}
+
+// LocalAddr returns a *net.TCPAddr.
+func (c *TCPConn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr returns a *net.TCPAddr.
+func (c *TCPConn) RemoteAddr() net.Addr { return c.remote }
+
+func (c *TCPConn) opErr(op string, err error) error {
+	return opErr(op, "tcp", c.local, c.remote, err)
+}
+
+// Read implements net.Conn. The error is io.EOF once the peer has closed its side.
+func (c *TCPConn) Read(b []byte) (int, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	n, err := c.read(b)
+	if err != nil && err != io.EOF {
+		err = c.opErr("read", err)
+	}
+	return n, err
+}
+
+// read is Read with plain errors. readMu is held.
+func (c *TCPConn) read(b []byte) (int, error) {
+	if err := c.check(c.readDeadline); err != nil || len(b) == 0 {
+		return 0, err
+	}
+	for {
+		c.reader = b
+		res, terr := c.ep.Read(&c.reader, tcpip.ReadOptions{})
+		c.reader = nil
+		switch terr.(type) {
+		case nil:
+			c.ep.ModerateRecvBuf(res.Count)
+			return res.Count, nil
+		case *tcpip.ErrWouldBlock:
+			if err := c.waitRead(); err != nil {
+				return 0, err
+			}
+		default:
+			return 0, c.ended(terr)
+		}
+	}
+}
+
+// ended translates the error of a read or write that will not work any more.
+func (c *TCPConn) ended(terr tcpip.Error) error {
+	if isClosed(c.closed) {
+		return net.ErrClosed
+	}
+	switch terr.(type) {
+	case *tcpip.ErrClosedForReceive, *tcpip.ErrNotConnected:
+		return io.EOF
+	case *tcpip.ErrAborted, *tcpip.ErrConnectionAborted:
+		// Nobody here closed it, so netstack gave up on the peer.
+		return errno(terr)
+	}
+	return errno(terr)
+}
+
+// Write implements net.Conn. It returns once all of b is in the send buffer.
+func (c *TCPConn) Write(b []byte) (int, error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	n, err := c.write(b)
+	if err != nil {
+		err = c.opErr("write", err)
+	}
+	return n, err
+}
+
+// write is Write with plain errors. writeMu is held.
+func (c *TCPConn) write(b []byte) (int, error) {
+	if err := c.check(c.writeDeadline); err != nil {
+		return 0, err
+	}
+	done := 0
+	for done < len(b) {
+		c.writer.Reset(b[done:])
+		n, terr := c.ep.Write(&c.writer, tcpip.WriteOptions{})
+		done += int(n)
+		switch terr.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			if err := c.waitWrite(); err != nil {
+				return done, err
+			}
+		default:
+			if err := c.ended(terr); err != io.EOF {
+				return done, err
+			}
+			return done, syscall.EPIPE
+		}
+	}
+	c.writer.Reset(nil)
+	return done, nil
+}
+
+// copyBlock is how much ReadFrom and WriteTo move at once, in bytes: segments
+// merge only what is written together.
+const copyBlock = 256 << 10
+
+var copyBlocks = sync.Pool{New: func() any { return new([copyBlock]byte) }}
+
+// ReadFrom implements io.ReaderFrom: it writes all that r gives.
+func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
+	block := copyBlocks.Get().(*[copyBlock]byte)
+	defer copyBlocks.Put(block)
+	var total int64
+	for {
+		n, rerr := r.Read(block[:])
+		if n > 0 {
+			w, err := c.Write(block[:n])
+			total += int64(w)
+			if err != nil {
+				return total, err
+			}
+		}
+		switch rerr {
+		case nil:
+		case io.EOF:
+			return total, nil
+		default:
+			return total, rerr
+		}
+	}
+}
+
+// WriteTo implements io.WriterTo: it passes all that the peer sends to w, until
+// the peer closes its side.
+func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
+	block := copyBlocks.Get().(*[copyBlock]byte)
+	defer copyBlocks.Put(block)
+	var total int64
+	for {
+		n, rerr := c.Read(block[:])
+		if n > 0 {
+			m, err := w.Write(block[:n])
+			total += int64(m)
+			if err != nil {
+				return total, err
+			}
+			if m < n {
+				return total, io.ErrShortWrite
+			}
+		}
+		switch rerr {
+		case nil:
+		case io.EOF:
+			return total, nil
+		default:
+			return total, rerr
+		}
+	}
+}
+
+// CloseRead refuses what the peer still sends. See (*net.TCPConn).CloseRead.
+func (c *TCPConn) CloseRead() error { return c.shutdown(tcpip.ShutdownRead) }
+
+// CloseWrite sends FIN after what was written. See (*net.TCPConn).CloseWrite.
+func (c *TCPConn) CloseWrite() error { return c.shutdown(tcpip.ShutdownWrite) }
+
+func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
+	if isClosed(c.closed) {
+		return c.opErr("close", net.ErrClosed)
+	}
+	if terr := c.ep.Shutdown(flags); terr != nil {
+		return c.opErr("close", sysErr("shutdown", terr))
+	}
+	return nil
+}
+
+// Close gives the connection up. What was written is still delivered in the
+// background, unless SetLinger says otherwise or received bytes were left unread:
+// then the peer gets a reset, as from a kernel socket.
+func (c *TCPConn) Close() error {
+	if !c.release(c.ep.Close) {
+		return c.opErr("close", net.ErrClosed)
+	}
+	return nil
+}
+
+// Abort resets the connection (RFC 9293 section 3.10.5) and closes it.
+func (c *TCPConn) Abort() { c.release(c.ep.Abort) }
+
+// SetLinger sets what Close does with undelivered data; see
+// (*net.TCPConn).SetLinger. 0 seconds resets the connection.
+func (c *TCPConn) SetLinger(sec int) error {
+	l := tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(max(sec, 0)) * time.Second}
+	c.ep.SocketOptions().SetLinger(l)
+	return nil
+}
+
+// SetNoDelay turns Nagle's algorithm off (true, the default) or on.
+func (c *TCPConn) SetNoDelay(noDelay bool) error {
+	c.ep.SocketOptions().SetDelayOption(!noDelay)
+	return nil
+}
+
+// SetKeepAlive turns keep-alive probes on or off.
+func (c *TCPConn) SetKeepAlive(on bool) error {
+	c.ep.SocketOptions().SetKeepAlive(on)
+	return nil
+}
+
+// SetKeepAlivePeriod sets the time before the first probe and between probes.
+func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
+	return c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: d, Interval: d, Count: -1})
+}
+
+// SetKeepAliveConfig sets all of keep-alive; see net.KeepAliveConfig: zero values
+// mean the defaults, negative ones leave a setting alone.
+func (c *TCPConn) SetKeepAliveConfig(cfg net.KeepAliveConfig) error {
+	var errs []error
+	set := func(terr tcpip.Error) {
+		if terr != nil {
+			errs = append(errs, errno(terr))
+		}
+	}
+	if cfg.Idle == 0 {
+		cfg.Idle = keepAliveIdle
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = keepAliveInterval
+	}
+	if cfg.Count == 0 {
+		cfg.Count = keepAliveCount
+	}
+	if cfg.Idle > 0 {
+		opt := tcpip.KeepaliveIdleOption(cfg.Idle)
+		set(c.ep.SetSockOpt(&opt))
+	}
+	if cfg.Interval > 0 {
+		opt := tcpip.KeepaliveIntervalOption(cfg.Interval)
+		set(c.ep.SetSockOpt(&opt))
+	}
+	if cfg.Count > 0 {
+		set(c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, cfg.Count))
+	}
+	c.ep.SocketOptions().SetKeepAlive(cfg.Enable)
+	if err := errors.Join(errs...); err != nil {
+		return c.opErr("set", err)
+	}
+	return nil
+}
+
+// SetReadBuffer sets the size of the receive buffer in bytes, and ends its
+// tuning to the path.
+func (c *TCPConn) SetReadBuffer(bytes int) error { return c.SetOption("so.rcvbuf", bytes) }
+
+// SetWriteBuffer sets the size of the send buffer in bytes.
+func (c *TCPConn) SetWriteBuffer(bytes int) error { return c.SetOption("so.sndbuf", bytes) }

@@ -1,0 +1,256 @@
+package stack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// An ICMPMessage is one ICMP message as it arrived.
+type ICMPMessage struct {
+	// Data begins with the ICMP type. Its checksum has been verified.
+	Data     []byte
+	From, To netip.Addr
+	TTL      int // TTL or hop limit it arrived with
+	At       time.Time
+}
+
+// An ICMPConn sends any ICMP message and receives every one that arrives,
+// replies and errors alike: the reader picks its own by their identifier.
+type ICMPConn struct {
+	pollable
+	s       *Stack
+	network string // "ip4" or "ip6"
+	proto   tcpip.NetworkProtocolNumber
+
+	readMu sync.Mutex
+	buf    bytes.Buffer
+
+	localMu sync.Mutex
+	local   []ICMPMessage // made here, see unreachable
+}
+
+// maxLocal bounds the messages an ICMPConn holds that the stack itself made.
+const maxLocal = 64
+
+// ICMP makes an ICMP socket; network is "ip4" or "ip6".
+func (s *Stack) ICMP(network string) (*ICMPConn, error) {
+	c := &ICMPConn{s: s, network: network}
+	trans := header.ICMPv4ProtocolNumber
+	switch network {
+	case "ip4":
+		c.proto = ipv4.ProtocolNumber
+	case "ip6":
+		c.proto, trans = ipv6.ProtocolNumber, header.ICMPv6ProtocolNumber
+	default:
+		return nil, fmt.Errorf("socket: %w", net.UnknownNetworkError(network))
+	}
+	if isClosed(s.closed) {
+		return nil, c.opErr("listen", net.ErrClosed)
+	}
+	wq := new(waiter.Queue)
+	ep, terr := s.ns.NewRawEndpoint(trans, c.proto, wq, true)
+	if terr != nil {
+		return nil, c.opErr("listen", sysErr("socket", terr))
+	}
+	if terr := ep.Bind(tcpip.FullAddress{}); terr != nil {
+		ep.Close()
+		return nil, c.opErr("listen", sysErr("bind", terr))
+	}
+	c.pollable.init(ep, wq)
+	return c, nil
+}
+
+func (c *ICMPConn) opErr(op string, err error) error {
+	return opErr(op, c.network+":icmp", nil, nil, err)
+}
+
+// ReadICMP waits for the next message. Its Data is valid until the next call.
+func (c *ICMPConn) ReadICMP() (ICMPMessage, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	for {
+		if err := c.check(c.readDeadline); err != nil {
+			return ICMPMessage{}, c.opErr("read", err)
+		}
+		if m, ok := c.takeLocal(); ok {
+			return m, nil
+		}
+		c.buf.Reset()
+		res, terr := c.ep.Read(&c.buf, tcpip.ReadOptions{NeedRemoteAddr: true})
+		switch terr.(type) {
+		case nil:
+			if m, ok := c.parse(res); ok {
+				return m, nil
+			}
+		case *tcpip.ErrWouldBlock:
+			if err := c.waitRead(); err != nil {
+				return ICMPMessage{}, c.opErr("read", err)
+			}
+		default:
+			if isClosed(c.closed) {
+				return ICMPMessage{}, c.opErr("read", net.ErrClosed)
+			}
+			return ICMPMessage{}, c.opErr("read", sysErr("recvmsg", terr))
+		}
+	}
+}
+
+// parse makes a message of what a raw endpoint gave: with the IP header for
+// IPv4, without it for IPv6. The second result is false for a damaged one: raw
+// endpoints see packets before their ICMP checksum is verified.
+func (c *ICMPConn) parse(res tcpip.ReadResult) (ICMPMessage, bool) {
+	b := c.buf.Bytes()
+	m := ICMPMessage{From: fromAddress(res.RemoteAddr.Addr), At: time.Now()}
+	if c.proto == ipv6.ProtocolNumber {
+		m.To = fromAddress(res.ControlMessages.IPv6PacketInfo.Addr)
+		m.TTL = int(res.ControlMessages.HopLimit)
+		m.Data = b
+		if len(b) < header.ICMPv6MinimumSize {
+			return m, false
+		}
+		return m, header.ICMPv6(b).Checksum() == header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+			Header: b, Src: res.RemoteAddr.Addr, Dst: toAddress(m.To),
+		})
+	}
+	ip := header.IPv4(b)
+	if len(b) < header.IPv4MinimumSize || int(ip.HeaderLength()) < header.IPv4MinimumSize ||
+		len(b) < int(ip.HeaderLength())+header.ICMPv4MinimumSize {
+		return m, false
+	}
+	m.TTL = int(ip.TTL())
+	m.To = fromAddress(ip.DestinationAddress())
+	m.Data = b[ip.HeaderLength():]
+	return m, checksum.Checksum(m.Data, 0) == 0xffff
+}
+
+// WriteICMP sends a message that begins with the ICMP type, and fills in its
+// checksum (RFC 792, RFC 4443 section 2.3). When the destination's link address
+// cannot be found, an ICMP "destination unreachable" from the stack's own address
+// can be read afterwards, as Linux makes one.
+func (c *ICMPConn) WriteICMP(data []byte, to netip.Addr) error {
+	fail := func(err error) error {
+		return opErr("write", c.network+":icmp", nil, &net.IPAddr{IP: to.AsSlice(), Zone: to.Zone()}, err)
+	}
+	if err := c.check(c.writeDeadline); err != nil {
+		return fail(err)
+	}
+	if len(data) < header.ICMPv4MinimumSize || to.Is4() != (c.proto == ipv4.ProtocolNumber) {
+		return fail(syscall.EINVAL)
+	}
+	full := toFull(netip.AddrPortFrom(to, 0))
+	route, terr := c.s.ns.FindRoute(full.NIC, tcpip.Address{}, full.Addr, c.proto, false)
+	if terr != nil {
+		return fail(sysErr("sendto", terr))
+	}
+	defer route.Release()
+	msg := bytes.Clone(data)
+	if c.proto == ipv4.ProtocolNumber {
+		header.ICMPv4(msg).SetChecksum(0)
+		header.ICMPv4(msg).SetChecksum(^checksum.Checksum(msg, 0))
+	} else {
+		header.ICMPv6(msg).SetChecksum(0)
+		header.ICMPv6(msg).SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+			Header: msg, Src: route.LocalAddress(), Dst: full.Addr,
+		}))
+	}
+	c.watch(route, msg, to)
+	if _, terr := c.ep.Write(bytes.NewReader(msg), tcpip.WriteOptions{To: &full}); terr != nil {
+		return fail(sysErr("sendto", terr))
+	}
+	return nil
+}
+
+// watch asks for the link address of the next hop, which sending needs anyhow,
+// and puts an ICMP error into the queue if it is not found.
+func (c *ICMPConn) watch(route *gstack.Route, msg []byte, to netip.Addr) {
+	if !route.IsResolutionRequired() {
+		return
+	}
+	next := route.NextHop()
+	if next == (tcpip.Address{}) {
+		next = toAddress(to)
+	}
+	local := route.LocalAddress()
+	c.s.ns.GetLinkAddress(nicID, next, local, c.proto, func(r gstack.LinkResolutionResult) {
+		if r.Err != nil {
+			c.putLocal(unreachable(msg, fromAddress(local), to))
+		}
+	})
+}
+
+func (c *ICMPConn) putLocal(m ICMPMessage) {
+	c.localMu.Lock()
+	if len(c.local) < maxLocal {
+		c.local = append(c.local, m)
+	}
+	c.localMu.Unlock()
+	wake(c.readable)(0)
+}
+
+func (c *ICMPConn) takeLocal() (ICMPMessage, bool) {
+	c.localMu.Lock()
+	defer c.localMu.Unlock()
+	if len(c.local) == 0 {
+		return ICMPMessage{}, false
+	}
+	m := c.local[0]
+	c.local = c.local[1:]
+	return m, true
+}
+
+// unreachable makes the ICMP error that says so, quoting the packet that could
+// not be delivered: type 3 code 1 (RFC 792), or type 1 code 3 (RFC 4443
+// section 3.1).
+func unreachable(msg []byte, from, to netip.Addr) ICMPMessage {
+	const icmpHeader = 8
+	quoted := msg[:min(len(msg), 512)]
+	m := ICMPMessage{From: from, To: from, TTL: 64, At: time.Now()}
+	if to.Is4() {
+		b := make([]byte, icmpHeader+header.IPv4MinimumSize+len(quoted))
+		b[0], b[1] = byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4HostUnreachable)
+		ip := header.IPv4(b[icmpHeader:])
+		ip.Encode(&header.IPv4Fields{
+			TotalLength: uint16(header.IPv4MinimumSize + len(msg)), TTL: 64,
+			Protocol: uint8(header.ICMPv4ProtocolNumber), SrcAddr: toAddress(from), DstAddr: toAddress(to),
+		})
+		ip.SetChecksum(^ip.CalculateChecksum())
+		copy(b[icmpHeader+header.IPv4MinimumSize:], quoted)
+		binary.BigEndian.PutUint16(b[2:], ^checksum.Checksum(b, 0))
+		m.Data = b
+		return m
+	}
+	b := make([]byte, icmpHeader+header.IPv6MinimumSize+len(quoted))
+	b[0], b[1] = byte(header.ICMPv6DstUnreachable), byte(header.ICMPv6AddressUnreachable)
+	header.IPv6(b[icmpHeader:]).Encode(&header.IPv6Fields{
+		PayloadLength: uint16(len(msg)), TransportProtocol: header.ICMPv6ProtocolNumber,
+		HopLimit: 64, SrcAddr: toAddress(from), DstAddr: toAddress(to),
+	})
+	copy(b[icmpHeader+header.IPv6MinimumSize:], quoted)
+	header.ICMPv6(b).SetChecksum(header.ICMPv6Checksum(header.ICMPv6ChecksumParams{
+		Header: b, Src: toAddress(from), Dst: toAddress(from),
+	}))
+	m.Data = b
+	return m
+}
+
+// Close closes the socket.
+func (c *ICMPConn) Close() error {
+	if !c.release(c.ep.Close) {
+		return c.opErr("close", net.ErrClosed)
+	}
+	return nil
+}

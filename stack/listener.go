@@ -1,0 +1,83 @@
+package stack
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// DefaultBacklog is how many connections may wait to be accepted, as Linux's
+// net.core.somaxconn.
+const DefaultBacklog = 4096
+
+// A TCPListener accepts connections. It is a net.Listener.
+type TCPListener struct {
+	pollable
+	addr     *net.TCPAddr
+	acceptMu sync.Mutex
+}
+
+var _ net.Listener = (*TCPListener)(nil)
+
+func newTCPListener(ep tcpip.Endpoint, wq *waiter.Queue, addr *net.TCPAddr) *TCPListener {
+	l := &TCPListener{addr: addr}
+	l.pollable.init(ep, wq)
+	return l
+}
+
+// Accept implements net.Listener.
+func (l *TCPListener) Accept() (net.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// AcceptTCP waits for the next connection.
+func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
+	l.acceptMu.Lock()
+	defer l.acceptMu.Unlock()
+	for {
+		if err := l.check(l.readDeadline); err != nil {
+			return nil, opErr("accept", "tcp", nil, l.addr, err)
+		}
+		ep, wq, terr := l.ep.Accept(nil)
+		switch terr.(type) {
+		case nil:
+			c, err := newTCPConn(ep, wq)
+			if err != nil { // it was reset while it waited: nothing to accept
+				ep.Close()
+				continue
+			}
+			c.setDefaults()
+			return c, nil
+		case *tcpip.ErrWouldBlock:
+			if err := l.waitRead(); err != nil {
+				return nil, opErr("accept", "tcp", nil, l.addr, err)
+			}
+		default:
+			if isClosed(l.closed) {
+				return nil, opErr("accept", "tcp", nil, l.addr, net.ErrClosed)
+			}
+			return nil, opErr("accept", "tcp", nil, l.addr, sysErr("accept", terr))
+		}
+	}
+}
+
+// SetDeadline sets the deadline of Accept.
+func (l *TCPListener) SetDeadline(t time.Time) error { return l.SetReadDeadline(t) }
+
+// Addr returns the *net.TCPAddr it listens on.
+func (l *TCPListener) Addr() net.Addr { return l.addr }
+
+// Close stops listening. Connections that wait to be accepted are reset.
+func (l *TCPListener) Close() error {
+	if !l.release(l.ep.Close) {
+		return opErr("close", "tcp", nil, l.addr, net.ErrClosed)
+	}
+	return nil
+}
