@@ -69,12 +69,13 @@ fuzz:
 		done; \
 	done
 
-bindir   = $(DESTDIR)$(PREFIX)/bin
-mandir   = $(DESTDIR)$(PREFIX)/share/man/man1
-unitdir  = $(DESTDIR)$(PREFIX)/lib/systemd/system
-bashdir  = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-zshdir   = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
-fishdir  = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+bindir  = $(DESTDIR)$(PREFIX)/bin
+mandir  = $(DESTDIR)$(PREFIX)/share/man/man1
+docdir  = $(DESTDIR)$(PREFIX)/share/doc/ustack
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
+bashdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+zshdir  = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+fishdir = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
 # Built beforehand where possible: under sudo there may be no Go.
 bin/ustack:
@@ -83,7 +84,7 @@ bin/ustack:
 # Only ustack: bin/curl and bin/ping would shadow the system's; they are also
 # `ustack curl` and `ustack ping`.
 install: bin/ustack
-	install -d $(bindir) $(mandir) $(unitdir) $(bashdir) $(zshdir) $(fishdir)
+	install -d $(bindir) $(mandir) $(docdir) $(unitdir) $(bashdir) $(zshdir) $(fishdir)
 	install -m 755 bin/ustack $(bindir)/ustack
 	bin/ustack man $(mandir)
 	bin/ustack completion bash >$(bashdir)/ustack
@@ -91,10 +92,11 @@ install: bin/ustack
 	bin/ustack completion fish >$(fishdir)/ustack.fish
 	sed 's|@BINDIR@|$(PREFIX)/bin|' packaging/ustack.service.in >$(unitdir)/ustack.service
 	chmod 644 $(unitdir)/ustack.service
+	install -m 644 packaging/ustack.toml $(docdir)/ustack.toml
 
 uninstall:
 	rm -f $(bindir)/ustack $(mandir)/ustack.1 $(mandir)/ustack-*.1 $(unitdir)/ustack.service \
-		$(bashdir)/ustack $(zshdir)/_ustack $(fishdir)/ustack.fish
+		$(bashdir)/ustack $(zshdir)/_ustack $(fishdir)/ustack.fish $(docdir)/ustack.toml
 
 clean:
 	rm -rf bin .cache
