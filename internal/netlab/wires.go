@@ -3,6 +3,7 @@ package netlab
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -31,7 +32,8 @@ func (ns *NS) MAC(t testing.TB, ifname string) net.HardwareAddr {
 	return ns.Link(t, ifname).Attrs().HardwareAddr
 }
 
-// Veth makes a cable: aName in a, bName in b, both up.
+// Veth makes a cable: aName in a, bName in b, both up. Their IPv6 link-local addresses
+// are usable at once, without the check for duplicates.
 func Veth(t testing.TB, a *NS, aName string, b *NS, bName string) {
 	t.Helper()
 	la := netlink.NewLinkAttrs()
@@ -44,8 +46,13 @@ func Veth(t testing.TB, a *NS, aName string, b *NS, bName string) {
 	if err := a.nl.LinkAdd(v); err != nil {
 		t.Fatalf("netlab: make veth %s:%s – %s:%s: %v", a.name, aName, b.name, bName, err)
 	}
-	a.Up(t, aName)
-	b.Up(t, bName)
+	for _, end := range []struct {
+		ns     *NS
+		ifname string
+	}{{a, aName}, {b, bName}} {
+		end.ns.Sysctl(t, "net.ipv6.conf."+strings.ReplaceAll(end.ifname, ".", "/")+".accept_dad", "0")
+		end.ns.Up(t, end.ifname)
+	}
 }
 
 // Addr gives an interface an address with prefix length, usable at once: IPv6
@@ -111,6 +118,7 @@ func (ns *NS) Bridge(t testing.TB, name string, ports ...string) {
 	if err := ns.nl.LinkAdd(br); err != nil {
 		t.Fatalf("netlab: %s: make bridge %s: %v", ns.name, name, err)
 	}
+	ns.Sysctl(t, "net.ipv6.conf."+strings.ReplaceAll(name, ".", "/")+".accept_dad", "0")
 	ns.Up(t, name)
 	for _, p := range ports {
 		if err := ns.nl.LinkSetMaster(ns.Link(t, p), br); err != nil {
