@@ -68,6 +68,8 @@ func newBridgeLab(t testing.TB) (host, outside *netlab.NS) {
 	t.Helper()
 	host, outside = netlab.New(t, "host"), netlab.New(t, "outside")
 	netlab.Veth(t, host, "eth0", outside, "eth0")
+	// A bridge takes the lowest address of its ports: almost any other is lower.
+	host.Run(t, "ip", "link", "set", "eth0", "address", "fc:ff:ff:ff:ff:01")
 	host.Bridge(t, "br0", "eth0")
 	return host, outside
 }
@@ -78,6 +80,9 @@ func TestBridge(t *testing.T) {
 	outside.Addr(t, "eth0", "10.9.0.2/24")
 	before := hostState(t, host)
 	d := up(t, host, "--link", "tap:tap0", "--bridge", "br0", "--addr", "10.9.0.4/24", "--dns", "10.9.0.2")
+	if mac := host.MAC(t, "br0").String(); mac != "fc:ff:ff:ff:ff:01" {
+		t.Errorf("the tap changed the hardware address of the bridge, which others know the host by, to %s", mac)
+	}
 	match(t, "ping from outside", outside.Run(t, "ping", "-c", "3", "-i", "0.05", "-w", "10", "-s", "4000", "10.9.0.4"), ` 3 received`)
 	match(t, "ping to outside", d.ok(t, "ping", "-c", "3", "-i", "0.05", "-s", "4000", "10.9.0.2"), ` 3 received`)
 	d.terminate(t)
