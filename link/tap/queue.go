@@ -25,7 +25,8 @@ type queue struct {
 	// for each call would be an allocation for each frame.
 	attempt func(fd uintptr) bool
 	rxHdr   [link.VirtioLen]byte
-	rxVec   [2]unix.Iovec
+	rxMore  [1]byte
+	rxVec   [3]unix.Iovec // header, the caller's buffer, rxMore
 	rxN     int
 	rxErrno unix.Errno
 
@@ -41,6 +42,8 @@ func newQueue(d *device, f *os.File, h *handle) (*queue, error) {
 	q.attempt = q.readOnce
 	q.rxVec[0].Base = &q.rxHdr[0]
 	q.rxVec[0].SetLen(len(q.rxHdr))
+	q.rxVec[2].Base = &q.rxMore[0]
+	q.rxVec[2].SetLen(len(q.rxMore))
 	q.writers.New = func() any { return newWriter(q) }
 	return q, nil
 }
@@ -63,9 +66,6 @@ func (q *queue) Read(frames []link.Frame) (int, error) {
 		switch {
 		case !ok, errno == unix.EBADFD:
 			return 0, q.dev.end()
-		case errno == unix.EFAULT: // longer than the buffer; the rest is lost
-			q.dev.Drop(link.DropRxOversize)
-			continue
 		case errno == unix.EINVAL: // virtio_net_hdr_from_skb had no words for it
 			q.dev.Drop(link.DropRxOffload)
 			continue
@@ -76,19 +76,25 @@ func (q *queue) Read(frames []link.Frame) (int, error) {
 			}
 			continue
 		}
+		if q.vnet {
+			n -= link.VirtioLen
+		}
+		switch {
+		case n > len(f.Buf):
+			q.dev.Drop(link.DropRxOversize)
+			continue
+		case n < link.HeaderLen:
+			q.dev.Drop(link.DropRxShort)
+			continue
+		}
 		f.Offload = link.Offload{}
 		if q.vnet {
 			o, err := link.DecodeVirtio(q.rxHdr[:], q.order)
-			n -= link.VirtioLen
-			if err != nil || n >= link.HeaderLen && o.Validate(n) != nil {
+			if err != nil || o.Validate(n) != nil {
 				q.dev.Drop(link.DropRxOffload)
 				continue
 			}
 			f.Offload = o
-		}
-		if n < link.HeaderLen {
-			q.dev.Drop(link.DropRxShort)
-			continue
 		}
 		f.N = n
 		q.dev.Rx(1, n)
@@ -96,13 +102,12 @@ func (q *queue) Read(frames []link.Frame) (int, error) {
 	}
 }
 
-// receive waits for one frame. ok is false when the wait itself has ended: the
+// receive waits for one frame. n counts the virtio header too, and is more than the
+// buffer holds for a frame that does not fit: the kernel cuts such a frame off
+// without a word (tun_put_user), which only the byte behind the buffer shows. ok is false when the wait itself has ended: the
 // descriptor was closed, or the interface deleted, which poll reports as an error
 // condition.
 func (q *queue) receive(buf []byte) (n int, _ unix.Errno, ok bool) {
-	if len(buf) == 0 {
-		buf = q.rxHdr[:1] // readv does not even try to read into nothing
-	}
 	q.rxVec[1].Base = unsafe.SliceData(buf)
 	q.rxVec[1].SetLen(len(buf))
 	err := q.conn.Read(q.attempt)

@@ -103,8 +103,12 @@ func (d *device) setupWater(fd int, cfg *Config, name string) error {
 
 // A waterQueue reads and writes whole frames.
 type waterQueue struct {
-	dev    *device
-	file   io.ReadWriter
+	dev  *device
+	file io.ReadWriter
+	// in is longer than any frame, of the one reader: the kernel cuts a frame that is
+	// longer than the buffer off without a word, so that a caller's buffer would not
+	// show it.
+	in     [link.MaxFrame + 1]byte
 	merged sync.Pool // of *[link.MaxFrame]byte
 }
 
@@ -117,21 +121,17 @@ func (q *waterQueue) Read(frames []link.Frame) (int, error) {
 		return 0, nil
 	}
 	f := &frames[0]
-	buf := f.Buf
-	if len(buf) == 0 {
-		buf = make([]byte, 1) // an *os.File does not even try to read into nothing
-	}
 	for unknown := 0; ; {
-		n, err := q.file.Read(buf)
+		n, err := q.file.Read(q.in[:])
 		switch {
 		case err == nil && n < link.HeaderLen:
 			q.dev.Drop(link.DropRxShort)
+		case err == nil && n > min(len(f.Buf), link.MaxFrame):
+			q.dev.Drop(link.DropRxOversize)
 		case err == nil:
-			f.N, f.Offload = n, link.Offload{}
+			f.N, f.Offload = copy(f.Buf, q.in[:n]), link.Offload{}
 			q.dev.Rx(1, n)
 			return 1, nil
-		case errors.Is(err, unix.EFAULT): // longer than the buffer; the rest is lost
-			q.dev.Drop(link.DropRxOversize)
 		case wireError(err) && !errors.Is(err, unix.EBADFD):
 			q.dev.Drop(link.DropRxError)
 			if unknown++; unknown == strikes {
