@@ -27,7 +27,7 @@ const (
 	// maxJournals bounds how many files of a state directory are looked at.
 	maxJournals = 1024
 	// lockWait is how long another ustack may be busy with the directory.
-	lockWait = 3 * time.Second
+	lockWait = 2 * time.Second
 	// foreignAge is when the journal of a dead process is dropped whose network
 	// namespace nobody came back to.
 	foreignAge = 30 * 24 * time.Hour
@@ -39,6 +39,7 @@ type stateDir struct {
 	candidates []string
 	path       string   // "" until it is found or made
 	lock       *os.File // nil while not locked
+	lockErr    error    // of waiting in vain, until unlock
 }
 
 func newStateDir(path string) *stateDir {
@@ -59,8 +60,8 @@ func newStateDir(path string) *stateDir {
 // open finds the directory and locks it. Without create it is no error if there
 // is none; then path stays "".
 func (d *stateDir) open(create bool) error {
-	if d.lock != nil {
-		return nil
+	if d.lock != nil || d.lockErr != nil {
+		return d.lockErr
 	}
 	if d.path == "" {
 		var errs []error
@@ -100,7 +101,8 @@ func (d *stateDir) open(create bool) error {
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
 			f.Close()
-			return fmt.Errorf("lock the state directory: %s is held by another process (see lslocks): %w", f.Name(), err)
+			d.lockErr = fmt.Errorf("lock the state directory: %s is held by another process (see lslocks): %w", f.Name(), err)
+			return d.lockErr
 		}
 	}
 }
@@ -111,6 +113,7 @@ func (d *stateDir) unlock() {
 		d.lock.Close()
 		d.lock = nil
 	}
+	d.lockErr = nil
 }
 
 // checkDir refuses a directory in which others could have put something.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -50,8 +51,9 @@ func (h *Host) masquerade(tap string, index int, uplink string, networks []netip
 		err = h.do(c, func() error { return h.makeTable(table, tap, uplink, networks, 0) })
 	}
 	switch {
-	case errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("%s: it exists already, another ustack serves %s or left it: nft delete table inet %s: %w", what, tap, table.Name, err)
+	// The kernel does not tell a table of another owner from one not permitted.
+	case errors.Is(err, unix.EEXIST), isPermission(err) && tableExists(table):
+		return fmt.Errorf("%s: the table exists already: end the other ustack on %s or, if there is none: nft delete table inet %s: %w", what, tap, table.Name, unix.EEXIST)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%s: the kernel lacks nf_tables with NAT: modprobe nf_tables nft_chain_nat nft_masq: %w", what, err)
 	case isPermission(err):
@@ -60,6 +62,15 @@ func (h *Host) masquerade(tap string, index int, uplink string, networks []netip
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
+}
+
+func tableExists(table *nftables.Table) bool {
+	conn, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	tables, err := conn.ListTablesOfFamily(table.Family)
+	return err == nil && slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == table.Name })
 }
 
 // makeTable makes and fills the table over a netlink socket that h then keeps.
