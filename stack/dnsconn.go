@@ -18,6 +18,7 @@ const dnsRetry = time.Second
 // answer that has the query's identifier. It is a net.PacketConn only so that the
 // resolver does not frame its messages as on TCP.
 type dnsConn struct {
+	dns   *dnsConfig
 	conns []*UDPConn
 
 	mu       sync.Mutex
@@ -29,7 +30,7 @@ type dnsConn struct {
 var _ net.PacketConn = (*dnsConn)(nil)
 
 func newDNSConn(s *Stack, servers []netip.AddrPort) (*dnsConn, error) {
-	d := &dnsConn{}
+	d := &dnsConn{dns: &s.dns}
 	var first error
 	for _, server := range servers {
 		c, err := s.UDP(udpNetwork(server), netip.AddrPort{}, server)
@@ -116,6 +117,7 @@ func (d *dnsConn) Read(b []byte) (int, error) {
 		case a := <-answers:
 			reading--
 			if a.err == nil {
+				d.dns.answered(d.conns[a.i].remote.AddrPort())
 				return copy(b, a.msg), nil
 			}
 			last = a.err

@@ -66,6 +66,10 @@ func (s *Stack) ICMP(network string) (*ICMPConn, error) {
 	if terr != nil {
 		return nil, c.opErr("listen", sysErr("socket", terr))
 	}
+	if c.proto == ipv6.ProtocolNumber { // no IP header comes along, so ask for what parse needs of it
+		ep.SocketOptions().SetIPv6ReceivePacketInfo(true)
+		ep.SocketOptions().SetReceiveHopLimit(true)
+	}
 	if terr := ep.Bind(tcpip.FullAddress{}); terr != nil {
 		ep.Close()
 		return nil, c.opErr("listen", sysErr("bind", terr))
@@ -168,6 +172,9 @@ func (c *ICMPConn) WriteICMP(data []byte, to netip.Addr) error {
 		}))
 	}
 	c.watch(route, msg, to)
+	if c.ownEcho(msg, to) {
+		return nil
+	}
 	if _, terr := c.ep.Write(bytes.NewReader(msg), tcpip.WriteOptions{To: &full}); terr != nil {
 		return fail(sysErr("sendto", terr))
 	}
@@ -190,6 +197,22 @@ func (c *ICMPConn) watch(route *gstack.Route, msg []byte, to netip.Addr) {
 			c.putLocal(unreachable(msg, fromAddress(local), to))
 		}
 	})
+}
+
+// ownEcho answers an echo request to the stack's own IPv4 address, and reports
+// whether it did. netstack loops it over the loopback interface, where that
+// address counts as a temporary one, and to those it makes no reply.
+func (c *ICMPConn) ownEcho(msg []byte, to netip.Addr) bool {
+	own, ok := c.s.orig.get(to)
+	if !ok || own.origin == OriginLoopback || to.Is6() || msg[0] != byte(header.ICMPv4Echo) {
+		return false
+	}
+	reply := bytes.Clone(msg)
+	reply[0] = byte(header.ICMPv4EchoReply)
+	header.ICMPv4(reply).SetChecksum(0)
+	header.ICMPv4(reply).SetChecksum(^checksum.Checksum(reply, 0))
+	c.putLocal(ICMPMessage{Data: reply, From: to, To: to, TTL: ipv4.DefaultTTL, At: time.Now()})
+	return true
 }
 
 func (c *ICMPConn) putLocal(m ICMPMessage) {

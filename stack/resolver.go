@@ -17,6 +17,26 @@ type dnsConfig struct {
 	search  []string
 	learned map[string][]netip.AddrPort // by origin
 	domains map[string][]string
+	// good is the server that answered last: it is asked first, so that a dead one
+	// costs time only once.
+	good netip.AddrPort
+}
+
+func (d *dnsConfig) answered(by netip.AddrPort) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.good = by
+}
+
+// ask returns the servers in the order in which to ask them.
+func (d *dnsConfig) ask() []netip.AddrPort {
+	servers, _ := d.get()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if i := slices.Index(servers, d.good); i > 0 {
+		servers = append([]netip.AddrPort{d.good}, slices.Delete(servers, i, i+1)...)
+	}
+	return servers
 }
 
 func (d *dnsConfig) set(servers []netip.AddrPort, search []string) {
@@ -167,7 +187,7 @@ var errNoDNS = errors.New("the stack has no name server: give it one with --dns"
 // dialDNS connects to the stack's name servers. The address, which package net
 // takes from the host's resolv.conf, is not used.
 func (s *Stack) dialDNS(ctx context.Context, network, _ string) (net.Conn, error) {
-	servers, _ := s.dns.get()
+	servers := s.dns.ask()
 	if len(servers) == 0 {
 		return nil, errNoDNS
 	}

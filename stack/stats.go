@@ -109,6 +109,7 @@ func collect(v reflect.Value, path string, out map[string]uint64) {
 // snake turns a Go name into snake case: "ICMPv4PacketsSent" into
 // "icmpv4_packets_sent".
 func snake(name string) string {
+	name = strings.ReplaceAll(name, "NICs", "Nics")
 	var b strings.Builder
 	r := []rune(name)
 	for i, c := range r {
