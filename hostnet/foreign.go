@@ -7,13 +7,18 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 )
+
+// A way is what the forward hook sees of the stack's packets.
+type way struct {
+	in, out string // interfaces, there and back
+	v4, v6  bool
+}
 
 // warnForeignDrop names the chains of others that drop what the stack sends
 // through the host. An accept in our table does not help against them: a packet
 // has to pass every chain of the forward hook.
-func (h *Host) warnForeignDrop(tap, uplink string, v4, v6 bool) {
+func (h *Host) warnForeignDrop(w way) {
 	conn, err := nftables.New()
 	if err != nil {
 		return
@@ -27,20 +32,7 @@ func (h *Host) warnForeignDrop(tap, uplink string, v4, v6 bool) {
 		if c.Table == nil || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
 			continue
 		}
-		switch c.Table.Family {
-		case nftables.TableFamilyIPv4:
-			if !v4 {
-				continue
-			}
-		case nftables.TableFamilyIPv6:
-			if !v6 {
-				continue
-			}
-		case nftables.TableFamilyINet:
-		default:
-			continue
-		}
-		if c.Table.Name == tableName(tap, 0) || strings.HasPrefix(c.Table.Name, tablePrefix) {
+		if !w.meets(c.Table.Family) || strings.HasPrefix(c.Table.Name, tablePrefix) {
 			continue
 		}
 		rules, err := conn.GetRules(c.Table, c)
@@ -57,17 +49,27 @@ func (h *Host) warnForeignDrop(tap, uplink string, v4, v6 bool) {
 			continue
 		}
 		siblings := siblingsOf(c, chains)
-		if h.letsPass(conn, siblings, tap) {
+		if letsPass(conn, siblings, w.in) {
 			continue
 		}
-		family := familyName(c.Table.Family)
 		h.warn("chain %s of nftables table %s %s %s and may stop what %s sends through %s; as root: %s",
-			c.Name, family, c.Table.Name, how, tap, uplink, remedy(c, siblings, tap, uplink))
+			c.Name, familyName(c.Table.Family), c.Table.Name, how, h.cfg.Tap, w.out, w.remedy(c, siblings))
 	}
-	for _, l := range legacyDrops(v4, v6) {
+	for _, command := range legacyDrops(w.v4, w.v6) {
 		h.warn("chain FORWARD of %s-legacy has policy drop and may stop what %s sends through %s; as root: %s",
-			l, tap, uplink, iptablesRemedy(l+"-legacy", "FORWARD", tap, uplink))
+			command, h.cfg.Tap, w.out, w.iptables(command+"-legacy", "FORWARD"))
 	}
+}
+
+// meets returns whether a table of this family sees the packets.
+func (w way) meets(f nftables.TableFamily) bool {
+	switch f {
+	case nftables.TableFamilyIPv4:
+		return w.v4
+	case nftables.TableFamilyIPv6:
+		return w.v6
+	}
+	return f == nftables.TableFamilyINet
 }
 
 func siblingsOf(c *nftables.Chain, chains []*nftables.Chain) []*nftables.Chain {
@@ -97,9 +99,9 @@ func dropsAll(exprs []expr.Any) bool {
 	return false
 }
 
-// letsPass returns whether the table has rules that accept by the tap's name in
-// both directions, as after following our advice. It looks no closer than that.
-func (h *Host) letsPass(conn *nftables.Conn, chains []*nftables.Chain, tap string) bool {
+// letsPass returns whether the table has rules that accept by the interface's name
+// in both directions, as after following our advice. It looks no closer than that.
+func letsPass(conn *nftables.Conn, chains []*nftables.Chain, name string) bool {
 	var in, out bool
 	for _, c := range chains {
 		rules, err := conn.GetRules(c.Table, c)
@@ -107,7 +109,7 @@ func (h *Host) letsPass(conn *nftables.Conn, chains []*nftables.Chain, tap strin
 			continue
 		}
 		for _, r := range rules {
-			i, o := acceptsLink(r.Exprs, tap)
+			i, o := acceptsLink(r.Exprs, name)
 			in, out = in || i, out || o
 		}
 	}
@@ -148,31 +150,34 @@ func familyName(f nftables.TableFamily) string {
 }
 
 // remedy returns the commands of whoever owns the chain.
-func remedy(c *nftables.Chain, siblings []*nftables.Chain, tap, uplink string) string {
+func (w way) remedy(c *nftables.Chain, siblings []*nftables.Chain) string {
 	family := familyName(c.Table.Family)
 	if c.Table.Name == "firewalld" {
-		return fmt.Sprintf("firewall-cmd --zone=trusted --add-interface=%s", tap)
+		return "firewall-cmd --zone=trusted --add-interface=" + w.in
 	}
 	if c.Table.Name == "filter" && c.Name == "FORWARD" && family != "inet" {
 		command, chain := "iptables", "FORWARD"
-		if c.Table.Family == unix.NFPROTO_IPV6 {
+		if c.Table.Family == nftables.TableFamilyIPv6 {
 			command = "ip6tables"
 		}
 		for _, s := range siblings {
 			switch {
 			case strings.HasPrefix(s.Name, "ufw"):
-				return fmt.Sprintf("ufw route allow in on %s out on %s", tap, uplink)
+				return fmt.Sprintf("ufw route allow in on %s out on %s", w.in, w.out)
 			case s.Name == "DOCKER-USER":
 				chain = s.Name
 			}
 		}
-		return iptablesRemedy(command, chain, tap, uplink)
+		return w.iptables(command, chain)
 	}
 	at := fmt.Sprintf("nft insert rule %s %s %s", family, c.Table.Name, c.Name)
-	return fmt.Sprintf("%s iifname %s accept; %s oifname %s ct state established,related accept", at, tap, at, tap)
+	return fmt.Sprintf("%s iifname %s accept; %s oifname %s ct state established,related accept", at, w.in, at, w.in)
 }
 
-func iptablesRemedy(command, chain, tap, uplink string) string {
-	return fmt.Sprintf("%s -I %s -i %s -o %s -j ACCEPT; %s -I %s -i %s -o %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-		command, chain, tap, uplink, command, chain, uplink, tap)
+func (w way) iptables(command, chain string) string {
+	there := fmt.Sprintf("%s -I %s -i %s -o %s -j ACCEPT", command, chain, w.in, w.out)
+	if w.in == w.out {
+		return there
+	}
+	return fmt.Sprintf("%s; %s -I %s -i %s -o %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", there, command, chain, w.out, w.in)
 }

@@ -289,19 +289,6 @@ func TestPolicyDrops(t *testing.T) {
 	}
 }
 
-// A kernel with legacy tables lists them by name; reading the list makes none.
-func TestLegacyDropsMakesNothing(t *testing.T) {
-	ns := netlab.New(t, "host")
-	ns.Do(t, func() {
-		if got := legacyDrops(true, true); len(got) > 0 {
-			t.Errorf("a new namespace drops: %q", got)
-		}
-		if legacyLoaded("ip_tables_names") {
-			t.Error("asking made a table")
-		}
-	})
-}
-
 func TestRemedyNames(t *testing.T) {
 	filter := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
 	c := &nftables.Chain{Name: "FORWARD", Table: filter}
@@ -310,7 +297,7 @@ func TestRemedyNames(t *testing.T) {
 		{"ufw-before-forward", "ufw route allow in on tap0 out on up0"},
 		{"x", "iptables -I FORWARD -i tap0 -o up0"},
 	} {
-		got := remedy(c, []*nftables.Chain{c, {Name: tt.other, Table: filter}}, "tap0", "up0")
+		got := way{in: "tap0", out: "up0"}.remedy(c, []*nftables.Chain{c, {Name: tt.other, Table: filter}})
 		if !strings.HasPrefix(got, tt.want) {
 			t.Errorf("with chain %s: %s", tt.other, got)
 		}

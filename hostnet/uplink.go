@@ -38,7 +38,7 @@ func (h *Host) setupUplink(tap netlink.Link) error {
 	if err := h.masquerade(tap.Attrs().Name, tap.Attrs().Index, name, networks); err != nil {
 		return err
 	}
-	h.warnForeignDrop(tap.Attrs().Name, name, v4, v6)
+	h.warnForeignDrop(way{in: tap.Attrs().Name, out: name, v4: v4, v6: v6})
 	return nil
 }
 
