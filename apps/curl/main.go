@@ -1,0 +1,41 @@
+// Command curl is curl on the stack: its names are resolved and its connections
+// made by the ustack daemon. See package internal/curl for what it does, and
+// curl --help for its flags.
+package main
+
+import (
+	"context"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/term"
+
+	"github.com/ustack/ustack/internal/curl"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop)   // a second interrupt ends it the hard way
+	signal.Ignore(syscall.SIGPIPE) // a closed pipe is write error 23
+	log.SetOutput(io.Discard)      // net/http's remarks on odd servers; errors go through Main
+	os.Exit(curl.Main(ctx, os.Args[1:], curl.Env{
+		Stdin:          os.Stdin,
+		Stdout:         os.Stdout,
+		Stderr:         os.Stderr,
+		StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
+		StderrTerminal: term.IsTerminal(int(os.Stderr.Fd())),
+		Version:        version(),
+	}))
+}
+
+// version is the module's, as the build recorded it.
+func version() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" && b.Main.Version != "(devel)" {
+		return b.Main.Version
+	}
+	return ""
+}
