@@ -124,6 +124,8 @@ func (n *netcat) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
 	addrs, err := n.env.Network.LookupNetIP(ctx, "ip"+n.family, host)
 	var dns *net.DNSError
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("%s: no answer to the name lookup within %v", host, n.timeout)
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return nil, fmt.Errorf("%s: Name or service not known", host)
 	case errors.As(err, &dns) && (dns.IsTimeout || dns.IsTemporary):

@@ -33,7 +33,10 @@ func (n *netcat) relay(ctx context.Context, p peer, name string) error {
 	defer func() {
 		close(stop)
 		p.Close()
-		wg.Wait()
+		// When interrupted, a reader of standard output that is stuck must not hold nc.
+		if ctx.Err() == nil {
+			wg.Wait()
+		}
 	}()
 
 	var idle <-chan time.Time

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/ustack/ustack/control"
@@ -65,41 +66,81 @@ func Main(ctx context.Context, args []string, env Env) int {
 		fmt.Fprintf(env.Stdout, "ping from ustack %s\n", version())
 		return exitReplies
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	interrupt := cancel
 	if env.Signals == nil {
 		signals := make(chan os.Signal, 4)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT)
 		defer signal.Stop(signals)
 		env.Signals = signals
+		// A second one kills, should the summary find nobody to read it.
+		interrupt = func() { signal.Stop(signals); cancel() }
 	}
+	status := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { watch(ctx, interrupt, env.Signals, status) })
+	defer wg.Wait()
+	defer cancel()
 	if env.Network == nil {
 		client := &control.Client{Path: control.SocketPath(o.socket)}
 		defer client.Close()
 		env.Network = client
 	}
-	addrs, err := resolve(ctx, o, env)
-	if err != nil {
-		fmt.Fprintf(env.Stderr, "ping: %v\n", err)
-		return exitOther
-	}
-	if o.pattern != nil && !o.quiet {
-		fmt.Fprintf(env.Stdout, "PATTERN: 0x%x\n", o.pattern)
-	}
-	code := exitOther
-	for i, to := range addrs {
-		code, err = pingAddr(ctx, o, env, to)
-		if err == nil || !unreachable(err) || i == len(addrs)-1 {
-			break
-		}
-	}
+	code, err := (&program{o: o, env: env, status: status}).ping(ctx)
 	if err != nil {
 		fmt.Fprintf(env.Stderr, "ping: %v\n", err)
 	}
 	return code
 }
 
-// resolve returns the addresses to try, at least one. A signal ends a lookup that
-// waits for a slow name server.
-func resolve(ctx context.Context, o *options, env Env) ([]netip.Addr, error) {
+// watch turns SIGQUIT into a status line and any other signal into the end of ctx.
+func watch(ctx context.Context, interrupt func(), signals <-chan os.Signal, status chan<- struct{}) {
+	for {
+		select {
+		case s := <-signals:
+			if s != syscall.SIGQUIT {
+				interrupt()
+				return
+			}
+			select {
+			case status <- struct{}{}:
+			default: // one is under way
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// A program is one run, for all addresses of a host.
+type program struct {
+	o      *options
+	env    Env
+	status <-chan struct{} // asks for a status line
+}
+
+// ping pings the host's first address that has a route. An error means that it did
+// not begin.
+func (p *program) ping(ctx context.Context) (code int, err error) {
+	addrs, err := p.resolve(ctx)
+	if err != nil {
+		return exitOther, err
+	}
+	if p.o.pattern != nil && !p.o.quiet {
+		fmt.Fprintf(p.env.Stdout, "PATTERN: 0x%x\n", p.o.pattern)
+	}
+	for i, to := range addrs {
+		code, err = p.pingAddr(ctx, to)
+		if err == nil || !unreachable(err) || i == len(addrs)-1 {
+			break
+		}
+	}
+	return code, err
+}
+
+// resolve returns the addresses to try, at least one.
+func (p *program) resolve(ctx context.Context) ([]netip.Addr, error) {
+	o := p.o
 	if ip, err := netip.ParseAddr(o.host); err == nil {
 		ip = ip.Unmap()
 		if o.network == "ip4" && !ip.Is4() || o.network == "ip6" && !ip.Is6() {
@@ -107,38 +148,20 @@ func resolve(ctx context.Context, o *options, env Env) ([]netip.Addr, error) {
 		}
 		return []netip.Addr{ip}, nil
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		addrs []netip.Addr
-		err   error
+	addrs, err := p.env.Network.LookupNetIP(ctx, o.network, o.host)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%s: interrupted while resolving the name", o.host)
 	}
-	answers := make(chan answer, 1)
-	go func() {
-		addrs, err := env.Network.LookupNetIP(ctx, o.network, o.host)
-		answers <- answer{addrs, err}
-	}()
-	for {
-		select {
-		case a := <-answers:
-			if a.err != nil {
-				return nil, nameError(o.host, a.err)
-			}
-			if len(a.addrs) == 0 {
-				return nil, fmt.Errorf("%s: No address associated with hostname", o.host)
-			}
-			for i, ip := range a.addrs {
-				a.addrs[i] = ip.Unmap()
-			}
-			return a.addrs, nil
-		case s := <-env.Signals:
-			if s != syscall.SIGQUIT {
-				cancel()
-				<-answers
-				return nil, fmt.Errorf("%s: interrupted while resolving the name", o.host)
-			}
-		}
+	if err != nil {
+		return nil, nameError(o.host, err)
 	}
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("%s: No address associated with hostname", o.host)
+	}
+	for i, ip := range addrs {
+		addrs[i] = ip.Unmap()
+	}
+	return addrs, nil
 }
 
 // nameError says in getaddrinfo's words why a name has no address.
@@ -160,27 +183,32 @@ func nameError(host string, err error) error {
 }
 
 // pingAddr pings one address. An error means that it did not begin.
-func pingAddr(ctx context.Context, o *options, env Env, to netip.Addr) (int, error) {
-	if to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) && !o.broadcast {
+func (p *program) pingAddr(ctx context.Context, to netip.Addr) (int, error) {
+	if to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) && !p.o.broadcast {
 		return exitOther, errBroadcast
 	}
 	network := "ip4"
 	if to.Is6() {
 		network = "ip6"
 	}
-	conn, err := env.Network.ListenICMP(ctx, network)
+	conn, err := p.env.Network.ListenICMP(ctx, network)
 	if err != nil {
 		return exitOther, err
 	}
-	p := newPinger(o, env, conn, to)
-	if err := p.configure(); err != nil {
+	r := newPinger(p, conn, to)
+	if err := r.configure(); err != nil {
 		conn.Close()
 		return exitOther, err
 	}
-	return p.run(ctx)
+	return r.run(ctx)
 }
 
-var errBroadcast = errors.New("Do you want to ping broadcast? Then -b.")
+// A refusal is an error in iputils' words.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+const errBroadcast refusal = "Do you want to ping broadcast? Then -b. If not, check your local firewall rules"
 
 // unreachable reports whether another address of the host may do better.
 func unreachable(err error) bool {

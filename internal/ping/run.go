@@ -21,8 +21,7 @@ const backlog = 128
 
 // A pinger is one run to one address. Only the goroutine of run uses it.
 type pinger struct {
-	o    *options
-	env  Env
+	*program
 	conn control.ICMPConn
 	to   netip.Addr
 	v6   bool
@@ -41,9 +40,10 @@ type pinger struct {
 	linger      time.Time // when to give up on the last reply; zero: not yet decided
 }
 
-func newPinger(o *options, env Env, conn control.ICMPConn, to netip.Addr) *pinger {
+func newPinger(prog *program, conn control.ICMPConn, to netip.Addr) *pinger {
+	o := prog.o
 	p := &pinger{
-		o: o, env: env, conn: conn, to: to, v6: to.Is6(), interval: o.interval,
+		program: prog, conn: conn, to: to, v6: to.Is6(), interval: o.interval,
 		group:  o.broadcast || to.IsMulticast(),
 		id:     uint16(1 + rand.IntN(0xffff)),
 		packet: make([]byte, icmpHeader+o.size),
@@ -107,7 +107,10 @@ func (p *pinger) run(ctx context.Context) (int, error) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { p.read(arrivals, stop) })
+	// A daemon that does not answer must not hold an interrupted run.
+	unhook := context.AfterFunc(ctx, func() { p.conn.Close() })
 	defer func() {
+		unhook()
 		close(stop)
 		p.conn.Close()
 		wg.Wait()
@@ -119,7 +122,7 @@ func (p *pinger) run(ctx context.Context) (int, error) {
 	if p.o.broadcast && errors.Is(err, syscall.EACCES) {
 		err = p.allowBroadcast()
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		switch {
 		case errors.Is(err, syscall.EACCES):
 			return exitOther, errBroadcast
@@ -135,7 +138,7 @@ func (p *pinger) run(ctx context.Context) (int, error) {
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for !p.done(time.Now()) {
+	for ctx.Err() == nil && !p.done(time.Now()) {
 		now := time.Now()
 		if p.maySend() && !p.due().After(now) {
 			p.send(now)
@@ -143,7 +146,7 @@ func (p *pinger) run(ctx context.Context) (int, error) {
 			for range len(arrivals) {
 				a := <-arrivals
 				if a.err != nil {
-					return p.lost(a.err), nil
+					return p.lost(ctx, a.err), nil
 				}
 				p.arrived(a.msg)
 			}
@@ -153,16 +156,12 @@ func (p *pinger) run(ctx context.Context) (int, error) {
 		select {
 		case a := <-arrivals:
 			if a.err != nil {
-				return p.lost(a.err), nil
+				return p.lost(ctx, a.err), nil
 			}
 			p.arrived(a.msg)
-		case s := <-p.env.Signals:
-			if s != syscall.SIGQUIT {
-				return p.finish(), nil
-			}
-			io.WriteString(p.env.Stderr, p.status(p.o))
+		case <-p.status:
+			io.WriteString(p.env.Stderr, p.snapshot(p.o))
 		case <-ctx.Done():
-			return p.finish(), nil
 		case <-timer.C:
 		}
 	}
@@ -436,8 +435,11 @@ func (p *pinger) header() {
 }
 
 // lost ends a run whose socket failed, as when the daemon ends.
-func (p *pinger) lost(err error) int {
-	fmt.Fprintf(p.env.Stderr, "ping: receive: %s\n", errText(err))
+func (p *pinger) lost(ctx context.Context, err error) int {
+	if ctx.Err() != nil { // we closed it ourselves
+		return p.finish()
+	}
+	fmt.Fprintf(p.env.Stderr, "ping: receive: %s (has the daemon ended?)\n", errText(err))
 	p.finish()
 	return exitOther
 }

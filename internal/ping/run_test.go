@@ -360,6 +360,22 @@ rtt min/avg/max/mdev = 1.000/1.500/2.000/0.500 ms
 		t.Errorf("code %d after %v, want 1 after 1ms", r.code, r.took)
 	}
 
+	// A daemon that hangs in the middle of a request does not hold it either.
+	stuck := &fakeNet{send: func(c *fakeConn, n int, _ []byte, _ netip.Addr) error {
+		<-c.closed
+		return net.ErrClosed
+	}}
+	r = run(t, stuck, func(s chan<- os.Signal, _ func()) {
+		time.Sleep(time.Millisecond)
+		s <- syscall.SIGINT
+	}, "10.0.0.5")
+	want(t, r, 1, `PING 10.0.0.5 (10.0.0.5) 56(84) bytes of data.
+
+--- 10.0.0.5 ping statistics ---
+1 packets transmitted, 0 received, 100% packet loss, time 0ms
+
+`, "")
+
 	slow := &fakeNet{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -396,7 +412,7 @@ func TestDaemonEnds(t *testing.T) {
 		return echo(c, n, req, to)
 	}}
 	r := run(t, f, nil, "-q", "10.0.0.5")
-	if r.code != 2 || r.errOut != "ping: receive: Connection reset by peer\n" || !strings.Contains(r.out, "2 packets transmitted, 1 received") {
+	if r.code != 2 || r.errOut != "ping: receive: Connection reset by peer (has the daemon ended?)\n" || !strings.Contains(r.out, "2 packets transmitted, 1 received") {
 		t.Errorf("code %d: %q\n%s", r.code, r.errOut, r.out)
 	}
 }

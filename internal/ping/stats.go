@@ -130,8 +130,8 @@ func (s *stats) summary(o *options, took time.Duration) string {
 	return b.String()
 }
 
-// status is the line that SIGQUIT asks for.
-func (s *stats) status(o *options) string {
+// snapshot is the line that SIGQUIT asks for.
+func (s *stats) snapshot(o *options) string {
 	loss := 0
 	if s.sent > 0 {
 		loss = (s.sent - s.received) * 100 / s.sent
