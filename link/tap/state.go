@@ -15,7 +15,8 @@ type existing struct {
 	// owner is the user it was made for, or -1.
 	owner               int
 	persist, multiQueue bool
-	// queues is the number of attached descriptors.
+	// queues is the number of attached descriptors of a multi-queue tap. Of a
+	// single-queue one the kernel does not tell; there it answers EBUSY itself.
 	queues int
 }
 
