@@ -42,7 +42,9 @@ func (n *netcat) connect(ctx context.Context) error {
 		switch {
 		case err == nil:
 			result = nil
-		case errors.Is(err, control.ErrNoDaemon), ctx.Err() != nil:
+		case daemonError(err) != nil:
+			return daemonError(err)
+		case ctx.Err() != nil:
 			return err
 		case !n.scan || n.verbose:
 			fmt.Fprintf(n.env.Stderr, "nc: %v\n", err)
@@ -89,7 +91,7 @@ func (n *netcat) dial(ctx context.Context, addrs []netip.Addr, port uint16) (net
 		if dialErr == nil {
 			return conn, to, nil
 		}
-		if errors.Is(dialErr, control.ErrNoDaemon) {
+		if daemonError(dialErr) != nil {
 			return nil, to, dialErr
 		}
 		if ctx.Err() != nil {

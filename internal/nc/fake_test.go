@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func (k *kernelNet) LookupNetIP(ctx context.Context, network, host string) ([]ne
 	case "slow.x":
 		return nil, &net.DNSError{Err: "i/o timeout", Name: host, IsTimeout: true}
 	case "gone.x":
-		return nil, control.ErrNoDaemon
+		return nil, noDaemon
 	}
 	var out []netip.Addr
 	for _, ip := range k.names[host] {
@@ -229,3 +230,5 @@ func readAll(t *testing.T, r io.Reader) string {
 }
 
 var errBroken = errors.New("the disk is broken")
+
+var noDaemon = &control.DaemonError{Path: "/run/none.sock", Err: syscall.ENOENT}

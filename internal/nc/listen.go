@@ -2,13 +2,10 @@ package nc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
 	"sync"
-
-	"github.com/ustack/ustack/control"
 )
 
 // listenAddress is the "host:port" of -l.
@@ -26,8 +23,8 @@ func (n *netcat) listenAddress(ctx context.Context) (string, error) {
 
 // listenError says what could not be listened on.
 func (n *netcat) listenError(address string, err error) error {
-	if errors.Is(err, control.ErrNoDaemon) {
-		return err
+	if daemon := daemonError(err); daemon != nil {
+		return daemon
 	}
 	return fmt.Errorf("listen on %s (%s): %s", address, n.proto(), errText(err))
 }

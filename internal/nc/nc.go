@@ -147,10 +147,11 @@ func (n *netcat) logf(format string, args ...any) {
 	}
 }
 
-// errText is the text of the errno in err, as strerror(3) writes it, or else of err.
+// errText is what an error of the control socket says, or the text of the errno in
+// err as strerror(3) writes it, or else of err.
 func errText(err error) string {
-	if errors.Is(err, control.ErrNoDaemon) {
-		return err.Error()
+	if daemon := daemonError(err); daemon != nil {
+		return daemon.Error()
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		err = syscall.ETIMEDOUT
@@ -161,6 +162,15 @@ func errText(err error) string {
 	}
 	s := errno.Error()
 	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// daemonError returns the error of the control socket in err, or nil.
+func daemonError(err error) error {
+	var daemon *control.DaemonError
+	if errors.As(err, &daemon) {
+		return daemon
+	}
+	return nil
 }
 
 // named shows an error by errText alone.

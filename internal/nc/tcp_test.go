@@ -13,8 +13,6 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
-
-	"github.com/ustack/ustack/control"
 )
 
 // printf 'GET …' | nc host 80
@@ -117,7 +115,7 @@ func TestConnectErrors(t *testing.T) {
 		"-4 www.x " + free:                "nc: connect to www.x (127.0.0.1) port " + free + " (tcp) failed: Connection refused\n",
 		"nowhere.x " + free:               "nc: nowhere.x: Name or service not known\n",
 		"slow.x " + free:                  "nc: slow.x: Temporary failure in name resolution (i/o timeout)\n",
-		"gone.x " + free:                  "nc: " + control.ErrNoDaemon.Error() + "\n",
+		"gone.x " + free:                  "nc: " + noDaemon.Error() + "\n",
 		"-n www.x " + free:                "nc: www.x: with -n, HOST must be an IP address\n",
 		"-6 127.0.0.1 " + free:            "nc: 127.0.0.1: Address family for hostname not supported with -6\n",
 		"-s 192.0.2.77 127.0.0.1 " + free: "Cannot assign requested address",
@@ -132,10 +130,10 @@ func TestConnectErrors(t *testing.T) {
 func TestNoDaemon(t *testing.T) {
 	k := newNet()
 	k.dial = func(context.Context) (net.Conn, error) {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: control.ErrNoDaemon}
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: noDaemon}
 	}
 	r := start(t, k, never(t), "127.0.0.1", "1-100")
-	r.wait(1, control.ErrNoDaemon.Error())
+	r.wait(1, noDaemon.Error())
 	if lines := strings.Count(r.err.String(), "\n"); lines != 1 {
 		t.Errorf("%d lines: %q", lines, r.err)
 	}

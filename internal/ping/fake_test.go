@@ -186,3 +186,5 @@ func want(t *testing.T, r result, code int, out, errOut string) {
 }
 
 var unreach = &net.OpError{Op: "write", Net: "ip4:icmp", Err: os.NewSyscallError("sendmsg", syscall.ENETUNREACH)}
+
+var noDaemon = &control.DaemonError{Path: "/run/none.sock", Err: syscall.ENOENT}

@@ -87,6 +87,9 @@ func Main(ctx context.Context, args []string, env Env) int {
 		env.Network = client
 	}
 	code, err := (&program{o: o, env: env, status: status}).ping(ctx)
+	if daemon := daemonError(err); daemon != nil {
+		err = daemon
+	}
 	if err != nil {
 		fmt.Fprintf(env.Stderr, "ping: %v\n", err)
 	}
@@ -216,8 +219,12 @@ func unreachable(err error) bool {
 		errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
-// errText is the text of the errno in err, as strerror(3) writes it, or else of err.
+// errText is what an error of the control socket says, or the text of the errno in
+// err as strerror(3) writes it, or else of err.
 func errText(err error) string {
+	if daemon := daemonError(err); daemon != nil {
+		return daemon.Error()
+	}
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		return err.Error()
@@ -225,6 +232,21 @@ func errText(err error) string {
 	s := errno.Error()
 	return strings.ToUpper(s[:1]) + s[1:]
 }
+
+// daemonError returns the error of the control socket in err, or nil.
+func daemonError(err error) error {
+	var daemon *control.DaemonError
+	if errors.As(err, &daemon) {
+		return daemon
+	}
+	return nil
+}
+
+// named shows an error by its errno's text alone.
+type named struct{ error }
+
+func (n named) Error() string { return errText(n.error) }
+func (n named) Unwrap() error { return n.error }
 
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {

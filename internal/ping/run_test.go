@@ -404,16 +404,24 @@ rtt min/avg/max/mdev = 3.000/3.000/3.000/0.000 ms
 }
 
 func TestDaemonEnds(t *testing.T) {
-	f := &fakeNet{send: func(c *fakeConn, n int, req []byte, to netip.Addr) error {
-		if n == 2 {
-			c.in <- arrival{err: syscall.ECONNRESET}
-			return nil
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{syscall.ECONNRESET, "ping: receive: Connection reset by peer (has the daemon ended?)\n"},
+		{&net.OpError{Op: "read", Net: "ip4:icmp", Err: noDaemon}, "ping: " + noDaemon.Error() + "\n"},
+	} {
+		f := &fakeNet{send: func(c *fakeConn, n int, req []byte, to netip.Addr) error {
+			if n == 2 {
+				c.in <- arrival{err: tt.err}
+				return nil
+			}
+			return echo(c, n, req, to)
+		}}
+		r := run(t, f, nil, "-q", "10.0.0.5")
+		if r.code != 2 || r.errOut != tt.want || !strings.Contains(r.out, "2 packets transmitted, 1 received") {
+			t.Errorf("code %d: %q, want %q\n%s", r.code, r.errOut, tt.want, r.out)
 		}
-		return echo(c, n, req, to)
-	}}
-	r := run(t, f, nil, "-q", "10.0.0.5")
-	if r.code != 2 || r.errOut != "ping: receive: Connection reset by peer (has the daemon ended?)\n" || !strings.Contains(r.out, "2 packets transmitted, 1 received") {
-		t.Errorf("code %d: %q\n%s", r.code, r.errOut, r.out)
 	}
 }
 
@@ -436,8 +444,9 @@ func TestRefusedStart(t *testing.T) {
 		{&fakeNet{}, "-6 10.0.0.5", "10.0.0.5: Address family for hostname not supported"},
 		{lookup(&net.DNSError{Err: "i/o timeout", Server: "10.0.0.1:53", IsTimeout: true}), "www.x",
 			"www.x: Temporary failure in name resolution (10.0.0.1:53: i/o timeout)"},
-		{lookup(errors.New("no daemon at /run/x")), "www.x", "no daemon at /run/x"},
-		{&fakeNet{listen: errors.New("no daemon at /run/x")}, "10.0.0.5", "no daemon at /run/x"},
+		{lookup(&net.OpError{Op: "dial", Net: "unix", Err: noDaemon}), "www.x", noDaemon.Error()},
+		{&fakeNet{listen: &net.OpError{Op: "listen", Net: "ip4:icmp", Err: noDaemon}}, "10.0.0.5", noDaemon.Error()},
+		{&fakeNet{listen: errors.New("too many flows")}, "10.0.0.5", "too many flows"},
 	} {
 		r := run(t, tt.f, nil, strings.Fields(tt.args)...)
 		want(t, r, 2, "", "ping: "+tt.want+"\n")
