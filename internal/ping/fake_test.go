@@ -29,6 +29,8 @@ type fakeNet struct {
 	// lookup replaces names.
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	listen error
+	// noOption is the error of every SetOption, if set.
+	noOption error
 	// send says what a request leads to: an error of WriteICMP or messages. n counts
 	// requests from 1.
 	send func(c *fakeConn, n int, req []byte, to netip.Addr) error
@@ -74,7 +76,7 @@ type fakeConn struct {
 	closed chan struct{}
 }
 
-func (c *fakeConn) SetOption(name string, v int) error { c.opts[name] = v; return nil }
+func (c *fakeConn) SetOption(name string, v int) error { c.opts[name] = v; return c.net.noOption }
 func (c *fakeConn) Option(name string) (int, error)    { return c.opts[name], nil }
 func (c *fakeConn) SetReadDeadline(time.Time) error    { return os.ErrNoDeadline }
 

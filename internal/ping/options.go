@@ -39,7 +39,7 @@ Addresses are not resolved to names (-n is always in effect).
                 with every reply, 100 a second without
   -l COUNT      send COUNT requests at once at the start
   -M do|want|dont|probe
-                path MTU discovery
+                path MTU discovery, as far as the stack has it
   -n            no names for addresses (always so)
   -O            report requests that have no answer when the next is sent
   -p HEX        fill the data with this pattern, up to 16 bytes

@@ -64,13 +64,17 @@ func (o *options) timed() bool { return o.size >= timestampSize }
 
 // configure sets the socket's options.
 func (p *pinger) configure() error {
+	ttl, tos := "ip.ttl", "ip.tos"
+	if p.v6 {
+		ttl, tos = "ipv6.unicast_hops", "ipv6.tclass"
+	}
 	for _, set := range []struct {
 		flag, name string
 		value      int
 		wanted     bool
 	}{
-		{"-t", "ip.ttl", p.o.ttl, p.o.ttl > 0},
-		{"-Q", "ip.tos", p.o.tos, p.o.tos >= 0},
+		{"-t", ttl, p.o.ttl, p.o.ttl > 0},
+		{"-Q", tos, p.o.tos, p.o.tos >= 0},
 		{"-M", "ip.mtu_discover", p.o.pmtu, p.o.pmtu >= 0},
 	} {
 		if !set.wanted {

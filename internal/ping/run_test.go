@@ -454,11 +454,18 @@ func TestRefusedStart(t *testing.T) {
 }
 
 func TestOptionsReachTheSocket(t *testing.T) {
-	f := &fakeNet{send: echo}
-	r := run(t, f, nil, "-qc1", "-t", "3", "-Q0x10", "-M", "do", "10.0.0.5")
-	if got := fmt.Sprint(f.conns[0].opts); r.code != 0 || got != "map[ip.mtu_discover:2 ip.tos:16 ip.ttl:3]" {
-		t.Errorf("code %d, options %s", r.code, got)
+	for host, want := range map[string]string{
+		"10.0.0.5": "map[ip.mtu_discover:2 ip.tos:16 ip.ttl:3]",
+		"fd00::5":  "map[ip.mtu_discover:2 ipv6.tclass:16 ipv6.unicast_hops:3]",
+	} {
+		f := &fakeNet{send: echo}
+		r := run(t, f, nil, "-qc1", "-t", "3", "-Q0x10", "-M", "do", host)
+		if got := fmt.Sprint(f.conns[0].opts); r.code != 0 || got != want {
+			t.Errorf("code %d, options %s, want %s", r.code, got, want)
+		}
 	}
+	f := &fakeNet{send: echo, noOption: syscall.EOPNOTSUPP}
+	want(t, run(t, f, nil, "-Mdo", "10.0.0.5"), 2, "", "ping: option -M: set ip.mtu_discover to 2: Operation not supported\n")
 }
 
 func TestTimestamps(t *testing.T) {
