@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 
@@ -19,7 +20,11 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	context.AfterFunc(ctx, stop)   // a second interrupt ends it the hard way
+	context.AfterFunc(ctx, func() {
+		stop() // a second interrupt ends it the hard way
+		// Writing to a pipe that nobody reads cannot be called off.
+		time.AfterFunc(time.Second, func() { os.Exit(130) })
+	})
 	signal.Ignore(syscall.SIGPIPE) // a closed pipe is write error 23
 	log.SetOutput(io.Discard)      // net/http's remarks on odd servers; errors go through Main
 	os.Exit(curl.Main(ctx, os.Args[1:], curl.Env{

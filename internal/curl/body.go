@@ -77,6 +77,9 @@ func newPayload(contentType string, segs []segment) *payload {
 
 // open returns a reader of the whole body.
 func (p *payload) open() io.ReadCloser {
+	if c, ok := p.stream.(io.ReadCloser); ok {
+		return c
+	}
 	if p.stream != nil {
 		return io.NopCloser(p.stream)
 	}

@@ -18,6 +18,7 @@
 //     --trace, content-disposition file names.
 //   - Header lines of an HTTP/1 response are shown byte for byte as received. Those
 //     of HTTP/2 come in alphabetical order, in lower case.
+//   - "Expect: 100-continue" is sent only when -H asks for it.
 //   - The progress meter appears only when standard error is a terminal.
 package curl
 

@@ -122,6 +122,8 @@ func (t *transfer) headError(err error) *exitError {
 		return fail(exitEmpty, "Empty reply from server")
 	case errors.Is(c.readErr, io.EOF) && !c.headDone:
 		return fail(exitRecv, "Recv failure: the connection closed inside the response headers")
+	case strings.Contains(err.Error(), "response headers exceeded"):
+		return fail(exitRecv, "Too large response headers: more than %d bytes", maxHead)
 	case c.received > 0 && !c.looksHTTP:
 		return fail(exitProtocol, "Received HTTP/0.9 when not allowed")
 	}

@@ -208,6 +208,31 @@ func TestEarlyAnswer(t *testing.T) {
 	run("-w", "%{http_code}", "-T", big, "http://"+addr+"/").want(t, 0, "big!413")
 }
 
+// An answer of success that comes before everything was sent is no success.
+func TestEarlySuccess(t *testing.T) {
+	addr := raw(t, func(c *net.TCPConn) {
+		readHead(c)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+		c.CloseWrite()
+		io.Copy(io.Discard, io.LimitReader(c, 1<<20))
+	})
+	big := file(t, "big", strings.Repeat("x", 20<<20))
+	run("-T", big, "http://"+addr+"/").want(t, exitSend, "ok").says(t, "curl: (55) ")
+}
+
+func TestHugeHead(t *testing.T) {
+	addr := raw(t, func(c *net.TCPConn) {
+		readHead(c)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n")
+		for range 100 {
+			if _, err := io.WriteString(c, "X: "+strings.Repeat("x", 10000)+"\r\n"); err != nil {
+				return
+			}
+		}
+	})
+	run("http://"+addr).want(t, exitRecv, "").says(t, "curl: (56) Too large response headers")
+}
+
 func TestHTTPErrors(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(404)
@@ -299,7 +324,14 @@ func TestInterrupt(t *testing.T) {
 	defer close(stop)
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) { cancel(); <-stop })
 	deadline(t, 3*time.Second, func() { x.run(s.URL, s.URL).want(t, exitInterrupted, "") })
-	deadline(t, 3*time.Second, func() { x.run("-d", "@-", s.URL).want(t, exitInterrupted, "") })
+	for _, args := range [][]string{{"-d", "@-"}, {"-T", "-"}} {
+		ctx, cancel := context.WithCancel(context.Background())
+		r, w := io.Pipe() // nothing ever comes
+		x.ctx = ctx
+		x.env.Stdin = readerFunc(func(b []byte) (int, error) { cancel(); return r.Read(b) })
+		deadline(t, 3*time.Second, func() { x.run(append(args, s.URL)...).want(t, exitInterrupted, "") })
+		w.Close()
+	}
 }
 
 func TestRetry(t *testing.T) {

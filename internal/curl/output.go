@@ -43,13 +43,14 @@ func newSink(t *transfer, u *url.URL) (*sink, error) {
 		s.path = filepath.Join(c.outputDir, s.path)
 	}
 	if c.resume {
-		s.offset, s.append = c.resumeAt, true
+		s.offset = c.resumeAt
 		if s.offset < 0 {
 			s.offset = 0
 			if fi, err := os.Stat(s.path); err == nil && s.path != "" {
 				s.offset = fi.Size()
 			}
 		}
+		s.append = s.offset > 0
 	}
 	return s, nil
 }

@@ -37,10 +37,16 @@ func (t *transfer) receive(resp *http.Response) error {
 		}
 	}
 	t.mu.Lock()
-	wire, sendErr := t.wire, t.sendErr
+	wire, sendErr, sent := t.wire, t.sendErr, t.sent
+	left := t.toSend > 0 && t.sent < t.toSend || t.toSend < 0 && !t.sentAll
 	t.mu.Unlock()
 	if sendErr != nil {
 		return fail(exitRead, "Reading the data to send: %v", sendErr)
+	}
+	// net/http gives up on sending when the response is complete. After an error
+	// status that is right; a success must not hide that the data were cut.
+	if left && resp.StatusCode < 300 {
+		return fail(exitSend, "Send failure: the server answered %d and ended after %d bytes were sent, not all", resp.StatusCode, sent)
 	}
 	if wire != nil {
 		t.verbose("* Connection #%d to host %s left intact", wire.id, t.url.Hostname())

@@ -120,7 +120,7 @@ func (c *config) customHeaders(req *http.Request, trusted bool) {
 		key := textproto.CanonicalMIMEHeaderKey(name)
 		switch key {
 		case "Host":
-			if value != "" {
+			if value != "" && trusted {
 				req.Host = value
 			}
 			continue
@@ -160,7 +160,7 @@ func (c *config) customHeaders(req *http.Request, trusted bool) {
 // setBody gives req the payload, which may be nil.
 func (t *transfer) setBody(req *http.Request, p *payload) {
 	t.mu.Lock()
-	t.toSend, t.sent = 0, 0
+	t.toSend, t.sent, t.sentAll = 0, 0, false
 	if p != nil {
 		t.toSend = p.size
 	}
@@ -186,7 +186,7 @@ func (t *transfer) setBody(req *http.Request, p *payload) {
 	if p.stream == nil {
 		req.GetBody = func() (io.ReadCloser, error) {
 			t.mu.Lock()
-			t.sent = 0
+			t.sent, t.sentAll = 0, false
 			t.mu.Unlock()
 			return open(), nil
 		}
@@ -204,7 +204,9 @@ func (u *upload) Read(b []byte) (int, error) {
 	n, err := u.ReadCloser.Read(u.limit.clip(b))
 	u.t.mu.Lock()
 	u.t.sent += int64(n)
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		u.t.sentAll = true
+	} else if err != nil {
 		u.t.sendErr = err
 	}
 	u.t.mu.Unlock()

@@ -80,6 +80,7 @@ type transfer struct {
 	received int64 // bytes of body, before decompression
 	toSend   int64 // bytes of body to send, -1 unknown
 	sent     int64
+	sentAll  bool  // the data to send came to their end
 	sendErr  error // reading what is to be sent
 }
 
