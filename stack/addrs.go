@@ -104,13 +104,16 @@ func checkNetworks(cfg Config, mtu int) error {
 	return nil
 }
 
+// limitedBroadcast is every station of the link (RFC 919 section 7).
+var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // checkAddr returns an error unless the stack can have a as its own address.
 func checkAddr(a netip.Prefix) error {
 	ip := a.Addr()
 	switch {
 	case !a.IsValid():
 		return fmt.Errorf("address %v is not valid: use one such as 10.0.0.4/24", a)
-	case ip.IsUnspecified(), ip.IsMulticast(), ip.IsLoopback(), ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case ip.IsUnspecified(), ip.IsMulticast(), ip.IsLoopback(), ip == limitedBroadcast:
 		return fmt.Errorf("address %v cannot be a station's own", a)
 	case ip.Is4() && a.Bits() < 31 && ip == a.Masked().Addr():
 		return fmt.Errorf("address %v is the network itself: use a host's, such as %v", a, netip.PrefixFrom(ip.Next(), a.Bits()))
@@ -217,6 +220,9 @@ func (s *Stack) Addrs() []Addr {
 		name := s.linkName(nic)
 		for _, pa := range list {
 			ip := fromAddress(pa.AddressWithPrefix.Address)
+			if ip == limitedBroadcast {
+				continue // netstack keeps it among each interface's addresses
+			}
 			a := Addr{
 				Link:   name,
 				Prefix: netip.PrefixFrom(ip, pa.AddressWithPrefix.PrefixLen),
