@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ustack/ustack/control"
+	"github.com/ustack/ustack/link/spec"
+	"github.com/ustack/ustack/stack"
+)
+
+// backend offers a stack.Stack as the control.Backend of a Server.
+type backend struct {
+	// Stack answers what has the same signature on both sides. It is set before
+	// the server serves.
+	*stack.Stack
+	spec    spec.Spec
+	started time.Time
+	log     *slog.Logger
+
+	mu       sync.Mutex
+	warnings []string // guarded by mu
+}
+
+var _ control.Backend = (*backend)(nil)
+
+func newBackend(sp spec.Spec, log *slog.Logger) *backend {
+	return &backend{spec: sp, started: time.Now(), log: log}
+}
+
+// warn logs conditions that the user should know of, and keeps them for Status.
+func (b *backend) warn(texts ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, text := range texts {
+		if !slices.Contains(b.warnings, text) {
+			b.warnings = append(b.warnings, text)
+			b.log.Warn(text)
+		}
+	}
+}
+
+// Socket implements control.Backend.
+func (b *backend) Socket(network string) (control.Socket, error) {
+	s, err := b.Stack.Socket(network)
+	if err != nil {
+		return nil, err
+	}
+	return socket{s}, nil
+}
+
+// UDP implements control.Backend.
+func (b *backend) UDP(network string, local, remote netip.AddrPort) (control.PacketConn, error) {
+	c, err := b.Stack.UDP(network, local, remote)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// ICMP implements control.Backend.
+func (b *backend) ICMP(network string) (control.ICMPConn, error) {
+	c, err := b.Stack.ICMP(network)
+	if err != nil {
+		return nil, err
+	}
+	return icmpConn{c}, nil
+}
+
+// Status implements control.Backend. The server adds what only it knows.
+func (b *backend) Status() control.Status {
+	servers, search := b.DNS()
+	dns := make([]string, 0, len(servers))
+	for _, s := range servers {
+		dns = append(dns, s.String())
+	}
+	b.mu.Lock()
+	warnings := slices.Concat(b.warnings, b.Stack.Warnings())
+	b.mu.Unlock()
+	return control.Status{
+		Version:  versionText(),
+		PID:      os.Getpid(),
+		Started:  b.started,
+		Uptime:   time.Since(b.started),
+		Links:    b.Links(),
+		Addrs:    b.Addrs(),
+		Routes:   b.Routes(),
+		DNS:      dns,
+		Search:   search,
+		Warnings: warnings,
+		Sockets:  len(b.Stack.Sockets()),
+	}
+}
+
+// Links implements control.Backend.
+func (b *backend) Links() []control.Link {
+	return convert(b.Stack.Links(), func(l stack.Link) control.Link {
+		out := control.Link{
+			Name: l.Name, Kind: l.Kind, Driver: l.Driver, HardwareAddr: l.HardwareAddr.String(),
+			MTU: l.MTU, State: l.State, Queues: l.Queues,
+			RxFrames: l.Stats.RxFrames, RxBytes: l.Stats.RxBytes,
+			TxFrames: l.Stats.TxFrames, TxBytes: l.Stats.TxBytes, Drops: l.Stats.Drops,
+		}
+		if l.Kind != loopbackKind {
+			out.Spec, out.OffloadsRX, out.OffloadsTX = b.spec.String(), l.RX.String(), l.TX.String()
+		}
+		return out
+	})
+}
+
+// Addrs implements control.Backend.
+func (b *backend) Addrs() []control.Addr {
+	return convert(b.Stack.Addrs(), func(a stack.Addr) control.Addr { return control.Addr(a) })
+}
+
+// Routes implements control.Backend.
+func (b *backend) Routes() []control.Route {
+	return convert(b.Stack.Routes(), func(r stack.Route) control.Route { return control.Route(r) })
+}
+
+// Neighbours implements control.Backend.
+func (b *backend) Neighbours() []control.Neighbour {
+	return convert(b.Stack.Neighbours(), func(n stack.Neighbour) control.Neighbour {
+		return control.Neighbour{
+			Link: n.Link, IP: n.IP, HardwareAddr: n.HardwareAddr.String(), State: n.State, Updated: n.Updated,
+		}
+	})
+}
+
+// Sockets implements control.Backend.
+func (b *backend) Sockets() []control.SocketInfo {
+	return convert(b.Stack.Sockets(), func(s stack.SocketInfo) control.SocketInfo {
+		out := control.SocketInfo{
+			Network: s.Network, State: s.State, Local: s.Local.String(), RecvQ: s.RecvQ, SendQ: s.SendQ,
+		}
+		if s.Remote.IsValid() {
+			out.Remote = s.Remote.String()
+		}
+		return out
+	})
+}
+
+// Stats implements control.Backend. The server adds the figures of the process.
+func (b *backend) Stats() control.Stats {
+	return control.Stats{Counters: b.Stack.Stats()}
+}
+
+// AddRoute implements control.Backend.
+func (b *backend) AddRoute(ctx context.Context, r control.Route) error {
+	return b.Stack.AddRoute(ctx, stack.Route(r))
+}
+
+// DelRoute implements control.Backend.
+func (b *backend) DelRoute(ctx context.Context, r control.Route) error {
+	return b.Stack.DelRoute(ctx, stack.Route(r))
+}
+
+// AddNeighbour implements control.Backend.
+func (b *backend) AddNeighbour(ctx context.Context, n control.Neighbour) error {
+	mac, err := net.ParseMAC(n.HardwareAddr)
+	if err != nil {
+		return fmt.Errorf("add neighbour %s: hardware address %q: %w", n.IP, n.HardwareAddr, syscall.EINVAL)
+	}
+	return b.Stack.AddNeighbour(ctx, n.IP, mac)
+}
+
+// loopbackKind is the kind of the stack's own loopback interface.
+const loopbackKind = "loopback"
+
+// convert applies f to every element.
+func convert[From, To any](list []From, f func(From) To) []To {
+	out := make([]To, 0, len(list))
+	for _, v := range list {
+		out = append(out, f(v))
+	}
+	return out
+}
+
+// socket is a stack.Socket whose results are control's interfaces.
+type socket struct{ *stack.Socket }
+
+func (s socket) Connect(ctx context.Context, remote netip.AddrPort) (control.Conn, error) {
+	c, err := s.Socket.Connect(ctx, remote)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (s socket) Listen(backlog int) (control.Listener, error) {
+	l, err := s.Socket.Listen(backlog)
+	if err != nil {
+		return nil, err
+	}
+	return listener{l}, nil
+}
+
+// listener is a stack.TCPListener that accepts control.Conns.
+type listener struct{ *stack.TCPListener }
+
+func (l listener) Accept() (control.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// icmpConn is a stack.ICMPConn that receives control's messages.
+type icmpConn struct{ *stack.ICMPConn }
+
+func (c icmpConn) ReadICMP() (control.ICMPMessage, error) {
+	m, err := c.ICMPConn.ReadICMP()
+	return control.ICMPMessage(m), err
+}

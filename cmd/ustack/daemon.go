@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/ustack/ustack/control"
+	"github.com/ustack/ustack/hostnet"
+	"github.com/ustack/ustack/link"
+	"github.com/ustack/ustack/stack"
+)
+
+// How long the end may take: drainFlows for open connections to finish, up to
+// drainTCP for what they wrote to be delivered, and endLimit for everything.
+const (
+	drainFlows = 2500 * time.Millisecond
+	drainTCP   = 3 * time.Second
+	endLimit   = 4500 * time.Millisecond
+)
+
+// A daemon is one run of up. It composes the packages and owns what they open.
+type daemon struct {
+	set *settings
+	log *slog.Logger
+	out io.Writer
+
+	backend *backend
+	server  *control.Server
+	served  chan error // the result of server.Serve, once it was started
+	device  link.Device
+	host    *hostnet.Host
+	stack   *stack.Stack
+	probes  *probes
+}
+
+func newDaemon(set *settings, log *slog.Logger, out io.Writer) *daemon {
+	return &daemon{set: set, log: log, out: out, backend: newBackend(set.spec, log)}
+}
+
+// run brings everything up, serves until stop ends or the link does, and releases
+// whatever was opened, in whatever way it ends. The context hurry ends the
+// draining.
+func (d *daemon) run(stop, hurry context.Context) (err error) {
+	defer func() {
+		if end := d.end(hurry); err == nil {
+			err = end
+		} else if end != nil {
+			d.log.Error("while ending", "err", end)
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		d.listen, d.openLink, d.setUpHost, d.startStack, d.waitUsable, d.serve,
+	} {
+		if err := step(stop); err != nil {
+			if stop.Err() != nil && errors.Is(err, context.Canceled) {
+				return nil // ended by a signal before it was ready
+			}
+			return err
+		}
+	}
+	select {
+	case <-stop.Done():
+		return nil
+	case <-d.stack.Done():
+		return fmt.Errorf("the link %s ended: %w: start ustack again once it is back", d.device.Info().Name, d.stack.Err())
+	case err := <-d.served:
+		d.served = nil
+		return fmt.Errorf("the control socket %s ended: %w", d.set.socket, err)
+	}
+}
+
+// listen makes the control socket first of all: a second daemon on the same path
+// fails before it touches the link. Clients wait until the stack is up.
+func (d *daemon) listen(context.Context) error {
+	path, isDefault, err := control.ListenPath(d.set.socket)
+	if err != nil {
+		return err
+	}
+	d.set.socket = path
+	server := control.NewServer(control.ServerConfig{
+		Backend: d.backend, Path: path, DefaultPath: isDefault,
+		Mode: d.set.socketMode, Group: d.set.socketGroup, Logger: d.log,
+	})
+	if err := server.Listen(); err != nil {
+		return err
+	}
+	d.server = server
+	return nil
+}
+
+func (d *daemon) openLink(context.Context) (err error) {
+	d.device, err = openLink(d.set.spec, d.log)
+	return err
+}
+
+// setUpHost brings the host's side up before the first frame.
+func (d *daemon) setUpHost(context.Context) (err error) {
+	if d.set.hostIf == "" {
+		return nil
+	}
+	d.host, err = hostnet.Setup(hostnet.Config{
+		Tap:      d.device.Info().Name,
+		Addrs:    d.set.hostAddrs,
+		Explicit: d.set.hostExplicit,
+		MTU:      d.set.mtu,
+		Uplink:   d.set.uplink,
+		Bridge:   d.set.bridge,
+		Networks: d.set.addrs,
+		Logger:   d.log,
+	})
+	if errors.Is(err, hostnet.ErrConfig) {
+		return &usageError{err}
+	}
+	if err != nil {
+		return err
+	}
+	d.backend.warn(d.host.Warnings()...)
+	return nil
+}
+
+func (d *daemon) startStack(context.Context) error {
+	servers, search := d.set.dns, d.set.search
+	if servers == nil && !d.set.dhcp && !d.set.slaac {
+		r, err := hostnet.Resolvers("", "")
+		if err != nil {
+			d.backend.warn(fmt.Sprintf("no DNS server: %v: name one with --dns", err))
+		}
+		d.backend.warn(r.Warnings...)
+		servers = r.Servers
+		if search == nil {
+			search = r.Search
+		}
+	}
+	mac := d.set.mac
+	if mac == nil {
+		mac = stableMAC(d.device.Info().Name)
+	}
+	s, err := stack.New(stack.Config{
+		Device:       d.device,
+		HardwareAddr: mac,
+		MTU:          d.set.mtu,
+		Addrs:        d.set.addrs,
+		Gateways:     d.set.gateways,
+		DNS:          servers,
+		Search:       search,
+		SLAAC:        d.set.slaac,
+		Logger:       d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.stack = s
+	d.backend.Stack = s
+	return nil
+}
+
+// serve answers clients, and says that everything is ready.
+func (d *daemon) serve(context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve() }()
+	d.served = served
+	line := d.readyLine()
+	if _, err := fmt.Fprintf(d.out, "ustack: %s\n", line); err != nil {
+		d.log.Warn("the ready line could not be printed", "err", err)
+	}
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS="+line); err != nil {
+		d.log.Warn("systemd could not be notified", "err", err)
+	}
+	d.probes = startProbes(d.stack, d.set.gateways, d.backend.warn)
+	return nil
+}
+
+// readyLine says on what the stack is usable.
+func (d *daemon) readyLine() string {
+	var addrs []string
+	mac := ""
+	for _, l := range d.backend.Links() {
+		if l.Kind != loopbackKind {
+			mac = l.HardwareAddr
+		}
+	}
+	for _, a := range d.backend.Addrs() {
+		if a.Origin != "loopback" && a.Origin != "link-local" {
+			addrs = append(addrs, a.Prefix.String())
+		}
+	}
+	if len(addrs) == 0 {
+		addrs = []string{"no address yet"}
+	}
+	return fmt.Sprintf("ready on %s: %s, %s; socket %s", d.device.Info().Name, strings.Join(addrs, ", "), mac, d.set.socket)
+}
+
+// end releases what was opened, in reverse, within endLimit.
+func (d *daemon) end(hurry context.Context) error {
+	// What notify returns says only that there is no systemd any more.
+	sd.SdNotify(false, sd.SdNotifyStopping)
+	var errs []error
+	if d.probes != nil {
+		d.probes.stop()
+	}
+	begin := time.Now()
+	if d.server != nil {
+		ctx, cancel := context.WithDeadline(hurry, begin.Add(drainFlows))
+		if d.served == nil {
+			errs = append(errs, d.server.Close())
+		} else {
+			errs = append(errs, ignoreDrain(d.server.Shutdown(ctx)))
+			<-d.served
+		}
+		cancel()
+	}
+	if d.stack != nil {
+		ctx, cancel := context.WithDeadline(hurry, begin.Add(drainTCP))
+		// The host's side is undone below even if netstack should not come back.
+		errs = append(errs, within(begin.Add(endLimit), "close the stack", func() error { return ignoreDrain(d.stack.Shutdown(ctx)) }))
+		cancel()
+	} else if d.device != nil {
+		errs = append(errs, d.device.Close())
+	}
+	if d.host != nil {
+		errs = append(errs, d.host.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ignoreDrain drops the error of a drain that ran out of time, which is what its
+// limit is for.
+func ignoreDrain(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// within runs f and gives up waiting for it at the deadline. The process is about
+// to end then.
+func within(deadline time.Time, what string, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("%s: not done in time, given up", what)
+	}
+}

@@ -1,0 +1,32 @@
+// Command ustack puts a user-space TCP/IP stack on a wire that carries Ethernet
+// frames, first of all a TAP interface, and shows and changes what it does.
+//
+//	ustack up                          run the stack in the foreground
+//	ustack status|link|addr|...        ask the running stack (--json for programs)
+//	ustack curl|ping|nc ...            use the running stack
+//
+// Exit codes: 0 done, 1 the thing asked for did not work, 2 wrong usage; curl,
+// ping and nc have their own. `ustack help` lists everything.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	env := environ{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.Getenv,
+	}
+	// up handles its signals itself, because it has a host to put back in order;
+	// for every other command the first signal cancels the context and the
+	// second one kills, as a terminal user expects.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	code := run(ctx, os.Args[1:], env)
+	stop()
+	os.Exit(code)
+}
