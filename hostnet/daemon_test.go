@@ -2,13 +2,15 @@ package hostnet
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -306,16 +308,63 @@ func TestStateDirOfOthers(t *testing.T) {
 }
 
 // Another process may hold the directory; that ends in an error, not in a wait
-// without end.
+// without end, and the next in line gets it.
 func TestStateDirLocked(t *testing.T) {
-	ns := newHost(t)
-	d := newStateDir(t.TempDir())
-	if err := d.open(true); err != nil {
+	first, second := newStateDir(t.TempDir()), newStateDir("")
+	if err := first.open(true); err != nil {
 		t.Fatal(err)
 	}
-	defer d.unlock()
-	_, err := setupIn(t, ns, Config{Tap: "tap0", StateDir: d.path})
-	if err == nil || !strings.Contains(err.Error(), "held by another process") {
-		t.Errorf("%v", err)
+	second.candidates, second.wait = first.candidates, 20*time.Millisecond
+	for range 2 {
+		err := second.open(true)
+		if err == nil {
+			t.Fatal("locked twice")
+		}
+		containsAll(t, err.Error(), "held by another process", first.path)
+	}
+	second.unlock()
+	first.unlock()
+	if err := second.open(false); err != nil {
+		t.Error(err)
+	}
+	second.unlock()
+}
+
+// Daemons that come and go at once do not step on each other's forwarding.
+func TestConcurrent(t *testing.T) {
+	ns := newHost(t)
+	for i := range 4 {
+		ns.Tap(t, fmt.Sprintf("tap%d", i+1), 0)
+	}
+	before, dir := snapshot(t, ns), t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for range 3 {
+				var h *Host
+				var err error
+				ns.Do(t, func() {
+					h, err = Setup(Config{
+						Tap: fmt.Sprintf("tap%d", i+1), StateDir: dir, Uplink: "up0",
+						Networks: prefixes(fmt.Sprintf("10.0.%d.4/24", i), fmt.Sprintf("fd0%d::4/64", i)),
+					})
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+					if v := ns.SysctlValue(t, key); v != "1" {
+						t.Errorf("%s = %s while tap%d needs it", key, v, i+1)
+					}
+				}
+				mustClose(t, h)
+			}
+		})
+	}
+	wg.Wait()
+	sameState(t, before, snapshot(t, ns))
+	if left := journals(t, dir); len(left) > 0 {
+		t.Errorf("journals left: %q", left)
 	}
 }

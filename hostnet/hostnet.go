@@ -293,6 +293,9 @@ func (cfg *Config) validate() error {
 		if p.Addr().Is4In6() {
 			return fmt.Errorf("host address %v: write it as IPv4", p)
 		}
+		if p.Addr().Is6() && cfg.MTU != 0 && cfg.MTU < 1280 {
+			return fmt.Errorf("host address %v with MTU %d: IPv6 needs 1280 (RFC 8200 section 5)", p, cfg.MTU)
+		}
 	}
 	for _, p := range cfg.Networks {
 		if !p.IsValid() || p.Addr().Is4In6() || p.Addr().Zone() != "" {

@@ -27,7 +27,7 @@ const (
 	// maxJournals bounds how many files of a state directory are looked at.
 	maxJournals = 1024
 	// lockWait is how long another ustack may be busy with the directory.
-	lockWait = 2 * time.Second
+	lockWait = 3 * time.Second
 	// foreignAge is when the journal of a dead process is dropped whose network
 	// namespace nobody came back to.
 	foreignAge = 30 * 24 * time.Hour
@@ -37,14 +37,15 @@ const (
 // changes what is shared.
 type stateDir struct {
 	candidates []string
-	path       string   // "" until it is found or made
-	lock       *os.File // nil while not locked
-	lockErr    error    // of waiting in vain, until unlock
+	wait       time.Duration // for the lock
+	path       string        // "" until it is found or made
+	lock       *os.File      // nil while not locked
+	lockErr    error         // of waiting in vain, until unlock
 }
 
 func newStateDir(path string) *stateDir {
 	if path != "" {
-		return &stateDir{candidates: []string{path}}
+		return &stateDir{candidates: []string{path}, wait: lockWait}
 	}
 	var list []string
 	if os.Geteuid() == 0 {
@@ -54,7 +55,7 @@ func newStateDir(path string) *stateDir {
 		list = append(list, filepath.Join(dir, "ustack"))
 	}
 	list = append(list, filepath.Join(os.TempDir(), "ustack-"+strconv.Itoa(os.Geteuid())))
-	return &stateDir{candidates: list}
+	return &stateDir{candidates: list, wait: lockWait}
 }
 
 // open finds the directory and locks it. Without create it is no error if there
@@ -93,7 +94,7 @@ func (d *stateDir) open(create bool) error {
 		return fmt.Errorf("lock the state directory: %w", err)
 	}
 	// flock cannot be given a deadline, so it is tried.
-	for end := time.Now().Add(lockWait); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(d.wait); ; time.Sleep(5 * time.Millisecond) {
 		err = flock(f)
 		if err == nil {
 			d.lock = f

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/ustack/ustack/internal/netlab"
 )
@@ -92,10 +93,12 @@ func TestUndo(t *testing.T) {
 			name: "uplink of a router",
 			prepare: func(t *testing.T, ns *netlab.NS) {
 				ns.Sysctl(t, "net.ipv4.ip_forward", "1")
+				ns.Sysctl(t, "net.ipv6.conf.all.forwarding", "1")
+				ns.Sysctl(t, "net.ipv6.conf.up0.accept_ra", "1")
 			},
-			cfg: Config{Addrs: prefixes("10.0.0.5/24"), Uplink: "up0", Networks: prefixes("10.0.0.4/24")},
+			cfg: Config{Addrs: prefixes("10.0.0.5/24", "fd00::5/64"), Uplink: "up0", Networks: prefixes("10.0.0.4/24", "fd00::4/64")},
 			want: []string{
-				"ip addr add 10.0.0.5/24 dev tap0", "ip link set tap0 up", "nft add table inet ustack_tap0",
+				"ip addr add 10.0.0.5/24 dev tap0", "ip addr add fd00::5/64 dev tap0", "ip link set tap0 up", "nft add table inet ustack_tap0",
 			},
 		},
 		{
@@ -187,6 +190,8 @@ func TestSetupErrors(t *testing.T) {
 		{"address taken", Config{Addrs: prefixes("203.0.113.1/25"), Explicit: true}, false, []string{"add 203.0.113.1/25 to tap0", "up0 has 203.0.113.1/24 already"}},
 		{"network address", Config{Addrs: prefixes("10.0.0.0/24")}, true, []string{"10.0.0.1/24"}},
 		{"MTU", Config{MTU: 60}, true, []string{"MTU 60"}},
+		{"MTU too large", Config{MTU: 65535}, false, []string{"MTU of tap0 to 65535", "ip -d link show tap0"}},
+		{"MTU for IPv6", Config{MTU: 1000, Addrs: prefixes("fd00::5/64")}, true, []string{"fd00::5/64 with MTU 1000", "1280"}},
 		{"name", Config{Tap: "../tap0"}, true, []string{"interface name"}},
 		{"long name", Config{Tap: "a23456789012345x"}, true, []string{"15 bytes"}},
 	}
@@ -269,5 +274,22 @@ func TestUndoOnlyOurs(t *testing.T) {
 	}
 	if v := ns.SysctlValue(t, "net.ipv4.ip_forward"); v != "0" {
 		t.Errorf("ip_forward %s, want 0", v)
+	}
+}
+
+// An IPv6 address of the host's answers at once: the stack would not find its
+// gateway for a second otherwise.
+func TestAddressWithoutDAD(t *testing.T) {
+	ns := newHost(t)
+	h := mustSetup(t, ns, Config{Tap: "tap0", Addrs: prefixes("fd00::5/64"), StateDir: t.TempDir()})
+	defer mustClose(t, h)
+	addrs, err := ns.Netlink().AddrList(ns.Link(t, "tap0"), netlink.FAMILY_V6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		return a.IPNet.String() == "fd00::5/64" && a.Flags&unix.IFA_F_NODAD != 0
+	}) {
+		t.Errorf("%v", addrs)
 	}
 }

@@ -148,17 +148,22 @@ func (h *Host) setForwarding(uplink netlink.Link, v4, v6 bool) error {
 	if !v6 {
 		return nil
 	}
+	forward := change{Op: opSysctl, Key: keyForward6, New: "1"}
+	now, err := readSysctl(forward.path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the stack has an IPv6 network, but this host has no IPv6: leave that network out: %w", err)
+	}
+	if _, ours := h.heldByOther(forward, h.journal); err == nil && isOn(now) && !ours {
+		return nil
+	}
 	ra := change{Op: opSysctl, Key: keyAcceptRA, Link: uplink.Attrs().Name, Index: uplink.Attrs().Index, New: "2"}
 	if err := h.setSysctl(ra, func(v string) bool { return v != "1" }); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the stack has an IPv6 network, but there is no IPv6 on %s: enable it there or leave the network out: %w", uplink.Attrs().Name, err)
-		}
 		return err
 	}
-	if v, _ := readSysctl(change{Key: keyForward6}.path()); v == "0" {
+	if !isOn(now) {
 		h.warnLostRoutes(uplink)
 	}
-	return h.setSysctl(change{Op: opSysctl, Key: keyForward6, New: "1"}, isOn)
+	return h.setSysctl(forward, isOn)
 }
 
 // warnLostRoutes names the other interfaces whose default route is from a router

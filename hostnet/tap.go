@@ -52,8 +52,12 @@ func (h *Host) setupTap(tap netlink.Link) error {
 		c := ref
 		c.Op, c.Old, c.New = opMTU, strconv.Itoa(attrs.MTU), strconv.Itoa(want)
 		err := h.do(c, func() error { return h.nl.LinkSetMTU(tap, want) })
+		what := fmt.Sprintf("set the MTU of %s to %d", attrs.Name, want)
+		if errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("%s: %w: see minmtu and maxmtu of: ip -d link show %s", what, err, attrs.Name)
+		}
 		if err != nil {
-			return needsRoot(fmt.Sprintf("set the MTU of %s to %d", attrs.Name, want), err, c.String())
+			return needsRoot(what, err, c.String())
 		}
 	}
 	if h.cfg.Bridge == "" {
