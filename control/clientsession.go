@@ -1,0 +1,298 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Session is one flows connection as a client holds it: protocol.md's requests and
+// replies. What it opened ends with it. It is safe for concurrent use.
+type Session struct {
+	path string
+	conn *net.UnixConn
+	done chan struct{} // closed when the reader has ended
+
+	writeMu sync.Mutex
+
+	mu      sync.Mutex
+	lastID  uint64
+	waiting map[uint64]chan Reply
+	ends    map[uint64]*flowEnd
+	err     error // why the session is over
+
+	late sync.WaitGroup // calls whose reply nobody waits for
+}
+
+// A flowEnd tells how a flow ended.
+type flowEnd struct {
+	done chan struct{} // closed when err is final
+	err  error         // nil for an end in good order
+	soft func(error)   // of errors that end nothing; may be nil
+}
+
+// OpenSession opens a flows connection of its own, for programs that speak the
+// protocol themselves.
+func (c *Client) OpenSession(ctx context.Context) (*Session, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	br := bufio.NewReaderSize(conn, maxMessage)
+	err = upgradeSession(conn, br)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &DaemonError{c.path(), err}
+	}
+	s := &Session{
+		path: c.path(), conn: conn,
+		done:    make(chan struct{}),
+		waiting: make(map[uint64]chan Reply),
+		ends:    make(map[uint64]*flowEnd),
+	}
+	go s.read(br)
+	return s, nil
+}
+
+func upgradeSession(conn net.Conn, br *bufio.Reader) error {
+	_, err := io.WriteString(conn, "POST /v1/flows HTTP/1.1\r\nHost: ustack\r\nConnection: Upgrade\r\nUpgrade: "+upgradeName+"\r\n\r\n")
+	if err != nil {
+		return plainCause(err)
+	}
+	res, err := http.ReadResponse(br, nil)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return plainCause(err)
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return nil
+	}
+	defer res.Body.Close()
+	var w wireError
+	if b, err := io.ReadAll(res.Body); err == nil && json.Unmarshal(b, &w) == nil && w.err() != nil {
+		return w.err()
+	}
+	return fmt.Errorf("it answered %s", res.Status)
+}
+
+// read hands replies to whoever waits for them.
+func (s *Session) read(br *bufio.Reader) {
+	defer close(s.done)
+	var err error
+	for err == nil {
+		var line []byte
+		line, err = br.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		var r Reply
+		if err = decodeJSON(line, &r); err == nil {
+			s.dispatch(r)
+		}
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	s.end(&DaemonError{s.path, plainCause(err)})
+}
+
+func (s *Session) dispatch(r Reply) {
+	s.mu.Lock()
+	switch {
+	case r.ID != 0:
+		ch := s.waiting[r.ID]
+		delete(s.waiting, r.ID)
+		if ch == nil {
+			break
+		}
+		if r.Flow != 0 && s.ends[r.Flow] == nil {
+			s.ends[r.Flow] = &flowEnd{done: make(chan struct{})}
+		}
+		ch <- r // has room for one
+	case r.Event == "ended":
+		if e := s.ends[r.Flow]; e != nil {
+			delete(s.ends, r.Flow)
+			e.err = r.Err()
+			close(e.done)
+		}
+	case r.Event == "error":
+		if e := s.ends[r.Flow]; e != nil && e.soft != nil {
+			soft := e.soft
+			s.mu.Unlock()
+			soft(r.Err())
+			return
+		}
+	case r.Event == "protocol":
+		s.mu.Unlock()
+		s.end(&DaemonError{s.path, r.Err()})
+		return
+	}
+	s.mu.Unlock()
+}
+
+// end makes everything fail that still waits. Only the first error counts.
+func (s *Session) end(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = err
+	}
+	err = s.err
+	waiting, ends := s.waiting, s.ends
+	s.waiting, s.ends = nil, nil
+	s.mu.Unlock()
+	for _, ch := range waiting {
+		close(ch)
+	}
+	for _, e := range ends {
+		// A connection whose daemon is gone has not ended well.
+		e.err = &remoteError{text: "connection reset: " + err.Error(), errno: syscall.ECONNRESET}
+		if errors.Is(err, net.ErrClosed) {
+			e.err = net.ErrClosed
+		}
+		close(e.done)
+	}
+	s.conn.Close()
+}
+
+// Err is why the session is over; nil while it is not.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close ends the session and with it all of its flows.
+func (s *Session) Close() error {
+	s.end(net.ErrClosed)
+	<-s.done
+	s.late.Wait()
+	return nil
+}
+
+// Call sends r, with descriptor fd unless that is negative, and waits for the
+// reply. It closes fd in any case. When ctx ends it cancels the request; what the
+// daemon opened nevertheless is released. The error is the transport's or the reply's.
+func (s *Session) Call(ctx context.Context, r Request, fd int) (Reply, error) {
+	ch := make(chan Reply, 1)
+	s.mu.Lock()
+	if s.err != nil {
+		err := s.err
+		s.mu.Unlock()
+		closeFD(fd)
+		return Reply{}, err
+	}
+	s.lastID++
+	r.ID = s.lastID
+	s.waiting[r.ID] = ch
+	s.mu.Unlock()
+	if err := s.write(r, fd); err != nil {
+		s.end(&DaemonError{s.path, plainCause(err)})
+	}
+	select {
+	case rep, ok := <-ch:
+		return s.called(rep, ok)
+	case <-ctx.Done():
+	}
+	// The reply tells whether the request was too late to cancel.
+	s.mu.Lock()
+	if s.err == nil {
+		s.late.Add(1)
+		go func() {
+			defer s.late.Done()
+			if rep, ok := <-ch; ok && rep.Err() == nil && opens(r.Op) {
+				s.Post(Request{Op: "abort", Flow: rep.Flow})
+			}
+		}()
+	}
+	s.mu.Unlock()
+	s.Post(Request{Op: "cancel", Target: r.ID})
+	return Reply{}, ctx.Err()
+}
+
+// opens says whether the reply to op names a new flow.
+func opens(op string) bool {
+	switch op {
+	case "socket", "dial", "listen", "accept", "udp", "icmp":
+		return true
+	}
+	return false
+}
+
+func (s *Session) called(rep Reply, ok bool) (Reply, error) {
+	if !ok {
+		return Reply{}, s.Err()
+	}
+	return rep, rep.Err()
+}
+
+// Post sends a request that gets no reply.
+func (s *Session) Post(r Request) {
+	r.ID = 0
+	if err := s.write(r, -1); err != nil {
+		s.end(&DaemonError{s.path, plainCause(err)})
+	}
+}
+
+// Ended returns a channel that is closed when a flow has ended, and then why. A flow
+// that is not known has ended.
+func (s *Session) Ended(flow uint64) (<-chan struct{}, func() error) {
+	e := s.flowEnd(flow)
+	return e.done, func() error { return e.err }
+}
+
+func (s *Session) flowEnd(flow uint64) *flowEnd {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.ends[flow]; e != nil {
+		return e
+	}
+	e := &flowEnd{done: make(chan struct{})}
+	if s.err != nil {
+		e.err = net.ErrClosed
+	}
+	close(e.done)
+	return e
+}
+
+// write sends one message, with the descriptor on its first byte, and closes the descriptor.
+func (s *Session) write(r Request, fd int) error {
+	defer closeFD(fd)
+	r.FD = fd >= 0
+	b, err := appendMessage(nil, r)
+	if err != nil {
+		return err
+	}
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if fd >= 0 {
+		n, _, err := s.conn.WriteMsgUnix(b, unix.UnixRights(fd), nil)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	_, err = s.conn.Write(b)
+	return err
+}

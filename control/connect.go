@@ -1,0 +1,47 @@
+package control
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+)
+
+// connect answers CONNECT host:port: the connection becomes the stream. Bytes that
+// came behind the request go first.
+func (cc *clientConn) connect(req *http.Request, br *bufio.Reader) {
+	conn, err := cc.connectDial(req)
+	if err != nil {
+		_ = cc.answer(&response{err: err}, true)
+		return
+	}
+	if _, err := io.WriteString(cc.e, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		conn.Abort()
+		return
+	}
+	growSend(cc.e)
+	p := newPump(conn, cc.e)
+	if n := br.Buffered(); n > 0 {
+		head, _ := br.Peek(n)
+		p.head = append([]byte(nil), head...)
+	}
+	key := newOwnerKey("tcp", conn.LocalAddr().String(), conn.RemoteAddr().String())
+	cc.srv.setOwner(key, cc.who)
+	defer cc.srv.dropOwner(key)
+	cc.srv.track(p, p.run)
+}
+
+func (cc *clientConn) connectDial(req *http.Request) (Conn, error) {
+	if err := cc.srv.accepting(); err != nil {
+		return nil, err
+	}
+	ctx, stop := cc.untilGone(cc.srv.ctx)
+	defer stop()
+	return dialTCP(ctx, cc.srv.cfg.Backend, nil, Request{Network: "tcp", Address: req.RequestURI})
+}
+
+func growSend(e *endpoint) {
+	_ = e.control(func(fd int) error {
+		growSendBuffer(fd)
+		return nil
+	})
+}

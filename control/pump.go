@@ -1,0 +1,275 @@
+package control
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// holdTime is how long a held data descriptor stays open after a reset.
+const holdTime = time.Second
+
+// A pump moves the bytes of one connection between the stack and the unix stream
+// socket of a program, and turns the ending of one into that of the other.
+type pump struct {
+	conn Conn
+	ep   *endpoint
+	// head holds bytes from the program that were read before the pump began.
+	head []byte
+	// hold keeps ep open after an error until release or holdTime.
+	hold bool
+	// failed is called once, at most, when the connection is over by an error; it
+	// comes before ep closes.
+	failed func(error)
+
+	// linger0 makes the program's close a reset (SO_LINGER with time 0).
+	linger0 atomic.Bool
+	// moved is the time of the last byte in Unix nanoseconds.
+	moved    atomic.Int64
+	closing  atomic.Bool // finish or kill was called
+	failOnce sync.Once
+	err      atomic.Pointer[error] // what fail told
+	released chan struct{}
+	relOnce  sync.Once
+}
+
+func newPump(conn Conn, ep *endpoint) *pump {
+	p := &pump{conn: conn, ep: ep, released: make(chan struct{})}
+	p.touch()
+	return p
+}
+
+func (p *pump) touch() { p.moved.Store(time.Now().UnixNano()) }
+
+// run returns when both directions have ended and both sides are closed.
+func (p *pump) run() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.upstream()
+	}()
+	if err := p.downstream(); err != nil {
+		p.fail(err)
+		p.waitHold()
+		p.conn.Abort()
+		p.ep.Close()
+	}
+	<-done
+	p.waitHold()
+	p.conn.Close()
+	p.ep.Close()
+}
+
+// fail tells of the error that ended the connection.
+func (p *pump) fail(err error) {
+	if p.closing.Load() {
+		return
+	}
+	p.failOnce.Do(func() {
+		p.err.Store(&err)
+		if p.failed != nil {
+			p.failed(err)
+		}
+	})
+}
+
+func (p *pump) waitHold() {
+	if !p.hold || p.err.Load() == nil {
+		return
+	}
+	t := time.NewTimer(holdTime)
+	defer t.Stop()
+	select {
+	case <-p.released:
+	case <-t.C:
+	}
+}
+
+// finish lets what the program has written so far go out, then closes.
+func (p *pump) finish() {
+	p.closing.Store(true)
+	p.relOnce.Do(func() { close(p.released) })
+	p.ep.CloseRead() // upstream drains what is queued and finds the end; it wakes waitHUP too
+}
+
+// kill ends the connection at once: by a reset, or where graceful by a close that
+// leaves delivery of what the stack has taken to the stack.
+func (p *pump) kill(graceful bool) {
+	p.closing.Store(true)
+	p.relOnce.Do(func() { close(p.released) })
+	if graceful {
+		p.conn.Close()
+	} else {
+		p.conn.Abort()
+	}
+	p.ep.Close()
+}
+
+// upstream copies from the program to the stack.
+func (p *pump) upstream() {
+	if len(p.head) > 0 {
+		if _, err := p.conn.Write(p.head); err != nil {
+			p.writeFailed(err)
+			return
+		}
+		p.head = nil
+	}
+	for {
+		// The buffer is taken when data is there, so that an idle connection holds none.
+		var buf *[]byte
+		n, err := p.ep.recv(func() []byte {
+			if buf == nil {
+				buf = buffers.Get().(*[]byte)
+			}
+			return *buf
+		}, func() {
+			buffers.Put(buf)
+			buf = nil
+		}, nil)
+		var werr error
+		if n > 0 {
+			p.touch()
+			_, werr = p.conn.Write((*buf)[:n])
+		}
+		if buf != nil {
+			buffers.Put(buf)
+		}
+		switch {
+		case werr != nil:
+			p.writeFailed(werr)
+			return
+		case err != nil:
+			// ECONNRESET: the program closed with data it had not read.
+			p.gone(!errors.Is(err, net.ErrClosed))
+			return
+		case n == 0:
+			p.programEnded()
+			return
+		}
+	}
+}
+
+// programEnded follows the program's half-close or close.
+func (p *pump) programEnded() {
+	if !p.ep.hup() && !p.closing.Load() {
+		if err := p.conn.CloseWrite(); err != nil {
+			p.writeFailed(err)
+			return
+		}
+		if err := p.ep.waitHUP(p.closing.Load); err != nil {
+			return // closed by downstream or kill
+		}
+	}
+	p.gone(p.ep.socketError() == syscall.ECONNRESET)
+}
+
+// gone closes the connection after the program has closed its end.
+func (p *pump) gone(unread bool) {
+	p.closing.Store(true)
+	if unread || p.linger0.Load() {
+		p.conn.Abort()
+	}
+	p.conn.Close()
+	p.ep.Close()
+}
+
+// writeFailed makes the program's writes fail while downstream may still have data
+// that arrived before the error.
+func (p *pump) writeFailed(err error) {
+	p.fail(err)
+	p.ep.CloseRead()
+	p.ep.discardAllButOne()
+}
+
+// downstream copies from the stack to the program. Its error is what ended the
+// connection; nil when the peer half-closed or this side has closed.
+func (p *pump) downstream() error {
+	if w, ok := p.conn.(io.WriterTo); ok {
+		d := &downWriter{p: p}
+		_, err := w.WriteTo(d)
+		if d.gone {
+			return nil
+		}
+		return p.downEnded(err)
+	}
+	buf := smallBuffers.Get().(*[]byte)
+	large := false
+	put := func() {
+		if large {
+			buffers.Put(buf)
+		} else {
+			smallBuffers.Put(buf)
+		}
+	}
+	defer func() { put() }()
+	d := &downWriter{p: p}
+	for {
+		n, err := p.conn.Read(*buf)
+		if n > 0 {
+			if _, werr := d.Write((*buf)[:n]); werr != nil {
+				return nil
+			}
+		}
+		if err != nil {
+			return p.downEnded(err)
+		}
+		// A full read means a bulk transfer, a short one an idle connection soon.
+		if want := n >= smallBufferLen; want != large {
+			put()
+			if large = want; large {
+				buf = buffers.Get().(*[]byte)
+			} else {
+				buf = smallBuffers.Get().(*[]byte)
+			}
+		}
+	}
+}
+
+func (p *pump) downEnded(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		p.ep.CloseWrite()
+		return nil
+	}
+	if p.closing.Load() {
+		return nil
+	}
+	return err
+}
+
+// A downWriter writes to the program. Its errors mean that the program is gone.
+type downWriter struct {
+	p       *pump
+	discard bool // the program shut down its reading
+	gone    bool
+}
+
+var errProgramGone = errors.New("program has closed its end")
+
+func (d *downWriter) Write(b []byte) (int, error) {
+	d.p.touch()
+	if d.discard {
+		return len(b), nil
+	}
+	n, err := d.p.ep.Write(b)
+	if err == nil {
+		return n, nil
+	}
+	if err == syscall.EPIPE && !d.p.ep.hup() {
+		d.discard = true
+		return len(b), nil
+	}
+	// Data for a program that has closed is answered by a reset (RFC 9293 section 3.6.1,
+	// RFC 1122 section 4.2.2.13).
+	d.gone = true
+	d.p.closing.Store(true)
+	if !errors.Is(err, net.ErrClosed) {
+		d.p.conn.Abort()
+	}
+	return n, errProgramGone
+}
+
+func (p *pump) lastMoved() time.Time { return time.Unix(0, p.moved.Load()) }

@@ -1,0 +1,31 @@
+package control
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// recvNow is recv(2) with MSG_DONTWAIT, without the sender's address, which
+// unix.Recvfrom would allocate at every call.
+func recvNow(fd int, b []byte) (int, error) {
+	var iov unix.Iovec
+	var msg unix.Msghdr
+	if len(b) > 0 {
+		iov.Base = &b[0]
+		iov.SetLen(len(b))
+		msg.Iov = &iov
+		msg.SetIovlen(1)
+	}
+	n, _, errno := syscall.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// sendNow is send(2) with MSG_DONTWAIT and no SIGPIPE.
+func sendNow(fd int, b []byte) (int, error) {
+	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+}
