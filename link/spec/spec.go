@@ -12,6 +12,7 @@ package spec
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/ustack/ustack/link"
@@ -31,7 +32,8 @@ type Spec struct {
 // An Option is one "name=value", or "name" for an option without a value.
 type Option struct{ Name, Value string }
 
-// String returns the Spec as Parse takes it: Parse(s.String()) is s.
+// String returns the Spec as Parse takes it: Parse(s.String()) is s
+// for whatever Parse returned.
 func (s Spec) String() string {
 	var b strings.Builder
 	b.WriteString(s.Kind + ":" + s.Name)
@@ -127,9 +129,12 @@ func Parse(s string) (Spec, error) {
 // Open opens what s describes. It checks s as Parse does, so that a Spec made in
 // Go is held to the same rules.
 func Open(s Spec, env Env) (link.Device, error) {
-	s, err := Parse(s.String())
+	p, err := Parse(s.String())
 	if err != nil {
 		return nil, err
+	}
+	if p.Kind != s.Kind || p.Name != s.Name || !slices.Equal(p.Options, s.Options) {
+		return nil, fmt.Errorf("link %q: a name or an option's value holds one of the characters %q", s, ":,=")
 	}
 	k, err := findKind(s.String(), s.Kind)
 	if err != nil {
