@@ -28,8 +28,10 @@ const (
 	maxJournals = 1024
 	// lockWait is how long another ustack may be busy with the directory.
 	lockWait = 3 * time.Second
-	// foreignAge is when the journal of a dead process is dropped whose network
-	// namespace nobody came back to.
+	// Journals of dead processes in other network namespaces wait for somebody to
+	// come back there. Most such namespaces are gone, which cannot be told from
+	// here: only the newest maxForeign are kept, and none longer than foreignAge.
+	maxForeign = 16
 	foreignAge = 30 * 24 * time.Hour
 )
 

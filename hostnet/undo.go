@@ -25,13 +25,16 @@ func (h *Host) recover() {
 	dead, _, warnings := h.state.scan(nil)
 	h.warnings = append(h.warnings, warnings...)
 	boot := bootID()
+	foreign := 0
+	slices.SortFunc(dead, func(a, b foundJournal) int { return b.mtime.Compare(a.mtime) })
 	for _, j := range dead {
 		left := false
 		switch {
 		case j.Boot != boot:
 			// What it changed went with that boot.
 		case j.NetNS != h.ns.inode || j.Cookie != h.ns.cookie:
-			left = time.Since(j.mtime) < foreignAge
+			foreign++
+			left = foreign <= maxForeign && time.Since(j.mtime) < foreignAge
 		default:
 			left = h.recoverOne(j)
 		}

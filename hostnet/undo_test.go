@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -91,6 +92,32 @@ func TestLeftovers(t *testing.T) {
 	sameState(t, before, snapshot(t, ns))
 	if left := journals(t, dir); len(left) > 0 {
 		t.Errorf("journals left: %q", left)
+	}
+}
+
+// Namespaces that come and go, as in tests, do not fill the state directory.
+func TestLeftoversElsewhere(t *testing.T) {
+	ns, elsewhere := newHost(t), netlab.New(t, "elsewhere")
+	dir := t.TempDir()
+	for range maxForeign + 3 {
+		leave(t, elsewhere, dir, change{Op: opSysctl, Key: keyForward4, Old: "0", New: "1"})
+	}
+	old := journals(t, dir)[0]
+	long := time.Now().Add(-foreignAge - time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, old), long, long); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere.Sysctl(t, "net.ipv4.ip_forward", "1")
+	mustClose(t, mustSetup(t, ns, Config{Tap: "tap0", StateDir: dir}))
+	left := journals(t, dir)
+	if len(left) != maxForeign {
+		t.Errorf("%d journals left, want %d", len(left), maxForeign)
+	}
+	if slices.Contains(left, old) {
+		t.Error("the oldest is left")
+	}
+	if v := elsewhere.SysctlValue(t, "net.ipv4.ip_forward"); v != "1" {
+		t.Error("another namespace was changed")
 	}
 }
 
