@@ -33,12 +33,18 @@ func main() {
 		Stderr:         os.Stderr,
 		StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
 		StderrTerminal: term.IsTerminal(int(os.Stderr.Fd())),
-		Version:        version(),
+		Version:        versionText(),
 	}))
 }
 
-// version is the module's, as the build recorded it.
-func version() string {
+// version is set by the linker: -X main.version=v1.2.3.
+var version string
+
+// versionText is version, or the module's as the build recorded it.
+func versionText() string {
+	if version != "" {
+		return version
+	}
 	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" && b.Main.Version != "(devel)" {
 		return b.Main.Version
 	}

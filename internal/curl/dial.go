@@ -196,6 +196,9 @@ func (s *session) lookup(ctx context.Context, t *transfer, host, port string) ([
 	if _, err := netip.ParseAddr(host); err == nil {
 		return s.family([]string{host}, host)
 	}
+	if h := strings.ToLower(strings.TrimSuffix(host, ".")); h == "localhost" || strings.HasSuffix(h, ".localhost") {
+		return s.family([]string{"127.0.0.1", "::1"}, host) // RFC 6761 section 6.3: never asked of a server
+	}
 	r, ok := s.d.(Resolver)
 	if !ok {
 		return []string{host}, nil

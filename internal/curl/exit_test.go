@@ -85,6 +85,7 @@ func TestResolve(t *testing.T) {
 	// Nothing listens at ::1: the second address answers.
 	run("-sv", "dual.test", port).want(t, 0, "dual.test:"+port).says(t,
 		"*   Trying [::1]:"+port+"...", "*   Trying 127.0.0.1:"+port+"...", "* Connected to dual.test (127.0.0.1) port "+port+" (#0)")
+	run("localhost", port).want(t, 0, "localhost:"+port)
 	run("--resolve", "pinned.test:"+port+":127.0.0.1", "pinned.test:"+port).want(t, 0, "pinned.test:"+port)
 	run("--resolve", "*:"+port+":127.0.0.1", "any.test:"+port).want(t, 0, "any.test:"+port)
 	run("--resolve", "other.test:"+port+":127.0.0.1", "pinned.test:"+port).want(t, exitResolve, "")
