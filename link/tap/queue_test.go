@@ -136,6 +136,10 @@ func TestNothingIsInherited(t *testing.T) {
 // The frame path allocates nothing.
 func TestNoAllocations(t *testing.T) {
 	ns := quietNS(t)
+	most := 0.9 // a garbage collection empties the pool
+	if poolForgets {
+		most = 16
+	}
 	for _, driver := range []string{DriverNative, DriverWater} {
 		dev := openIn(t, ns, Config{Name: "tap0", Driver: driver})
 		w := newWire(t, ns, "tap0")
@@ -149,7 +153,7 @@ func TestNoAllocations(t *testing.T) {
 			if n, err := q.Write(out); n != 2 || err != nil {
 				t.Fatalf("Write = %d, %v", n, err)
 			}
-		}); n >= 1 {
+		}); n > most {
 			t.Errorf("%s: %v allocations for a Write of 2 frames", driver, n)
 		}
 		const frames = 100
@@ -163,7 +167,7 @@ func TestNoAllocations(t *testing.T) {
 			if n, err := q.Read(in); n != 1 || err != nil {
 				t.Fatalf("Read = %d, %v", n, err)
 			}
-		}); n >= 1 {
+		}); n > most {
 			t.Errorf("%s: %v allocations for a Read", driver, n)
 		}
 		w.Close()
