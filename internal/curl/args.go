@@ -21,6 +21,11 @@ type target struct {
 	hasUpload bool
 }
 
+// fromStdin tells an upload of standard input, which can be read once only.
+func (t *target) fromStdin() bool {
+	return t.hasUpload && (t.upload == "-" || t.upload == ".")
+}
+
 // config is what the command line asks for.
 type config struct {
 	targets []target

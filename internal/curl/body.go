@@ -208,7 +208,7 @@ func (c *config) encoded(v string) (segment, error) {
 // payload returns what to send to t, or nil.
 func (c *config) payload(t *target) (*payload, error) {
 	switch {
-	case t.hasUpload && (t.upload == "-" || t.upload == "."):
+	case t.fromStdin():
 		return &payload{stream: c.stdin, size: -1}, nil
 	case t.hasUpload:
 		fi, err := os.Stat(t.upload)

@@ -141,7 +141,7 @@ func (s *session) withRetries(ctx context.Context, t *target) int {
 	delay := time.Second
 	for left := s.c.retry; ; left-- {
 		r := s.transfer(ctx, t)
-		if left <= 0 || !s.transient(r) {
+		if left <= 0 || !s.transient(r) || t.fromStdin() {
 			s.report(r)
 			return r.code
 		}

@@ -84,7 +84,7 @@ func (c *config) requestURL(t *target) (*url.URL, error) {
 	if !c.pathAsIs && strings.Contains(u.Path, "/.") {
 		u = u.ResolveReference(u)
 	}
-	if t.hasUpload && t.upload != "-" && t.upload != "." && (u.Path == "" || strings.HasSuffix(u.Path, "/")) {
+	if t.hasUpload && !t.fromStdin() && (u.Path == "" || strings.HasSuffix(u.Path, "/")) {
 		u = u.JoinPath(url.PathEscape(path.Base(t.upload)))
 	}
 	q, err := c.query()
