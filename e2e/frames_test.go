@@ -74,7 +74,7 @@ func group(f netlab.Frame, protocol string) bool {
 	dst := f.Dst()
 	switch protocol {
 	case "IPv6":
-		return bytes.HasPrefix(dst, []byte{0x33, 0x33}) && f.Data[14+24] == 0xff
+		return bytes.HasPrefix(dst, []byte{0x33, 0x33}) && len(f.Data) > 14+24 && f.Data[14+24] == 0xff
 	case "IPv4":
 		return bytes.HasPrefix(dst, []byte{0x01, 0x00, 0x5e}) || bytes.Equal(dst, broadcast)
 	}

@@ -88,6 +88,9 @@ func TestManyRequestsLeaveNothing(t *testing.T) {
 		return s.Goroutines <= before.Goroutines+2 && s.Descriptors <= before.Descriptors+2
 	})
 	after := settled()
+	if before.Goroutines == 0 || before.Descriptors == 0 || before.RSS == 0 {
+		t.Errorf("the daemon does not tell its own figures: %+v", before)
+	}
 	t.Logf("before %+v\nafter %+v", brief(before), brief(after))
 	if grown := int64(after.RSS) - int64(before.RSS); grown > 16<<20 && !raced() {
 		t.Errorf("resident memory grew by %d KiB", grown>>10)

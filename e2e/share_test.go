@@ -76,7 +76,7 @@ func TestTwoDaemonsShareAnUplink(t *testing.T) {
 func TestForeignForwardPolicy(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, natUplink)
-	l.host.Run(t, "nft", "add table inet fence; add chain inet fence fwd { type filter hook forward priority 0; policy drop; }")
+	l.host.Run(t, "nft", "add table inet fence; add chain inet fence forward { type filter hook forward priority 0; policy drop; }")
 	before := hostState(t, l.host)
 	d := up(t, l.host, static("tap:tap0", "--uplink", "eth0")...)
 	match(t, "the daemon's log", d.Output(), `fence`)
