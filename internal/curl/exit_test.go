@@ -85,6 +85,13 @@ func TestResolve(t *testing.T) {
 	// Nothing listens at ::1: the second address answers.
 	run("-sv", "dual.test", port).want(t, 0, "dual.test:"+port).says(t,
 		"*   Trying [::1]:"+port+"...", "*   Trying 127.0.0.1:"+port+"...", "* Connected to dual.test (127.0.0.1) port "+port+" (#0)")
+	run("--resolve", "web.test:"+port+":127.0.0.9", "--resolve", "-web.test:"+port, "web.test", port).want(t, 0, "web.test:"+port)
+	run("--resolve", "web.test:"+port+":[::1],127.0.0.1", "web.test", port).want(t, 0, "web.test:"+port)
+	x := newTool()
+	x.env.Dialer = dialFunc(func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.DNSError{Err: "server misbehaving", Name: "x.test"}
+	})
+	x.run("http://x.test/").want(t, exitResolve, "").says(t, "curl: (6) Could not resolve host: x.test (server misbehaving)\n")
 	run("localhost", port).want(t, 0, "localhost:"+port)
 	run("--resolve", "pinned.test:"+port+":127.0.0.1", "pinned.test:"+port).want(t, 0, "pinned.test:"+port)
 	run("--resolve", "*:"+port+":127.0.0.1", "any.test:"+port).want(t, 0, "any.test:"+port)

@@ -51,6 +51,7 @@ func TestRequests(t *testing.T) {
 		"post binary":   {"/", []string{"--data-binary", "@" + in, "--data-raw", "@x"}, "\n\none\ntwo\x00\n&@x"},
 		"post empty":    {"/", []string{"-d", ""}, "Content-Length: 0\n"},
 		"urlencode":     {"/", []string{"--data-urlencode", "a=b c&d", "--data-urlencode", "=x y", "--data-urlencode", "é"}, "\n\na=b%20c%26d&x%20y&%C3%A9"},
+		"encode file":   {"/", []string{"--data-urlencode", "a@" + file(t, "e", "b c"), "--data-urlencode", "@" + file(t, "e", "&")}, "\n\na=b%20c&%26"},
 		"json":          {"/", []string{"--json", `{"a":`, "--json", "1}"}, "Accept: application/json\nContent-Type: application/json\n\n{\"a\":1}"},
 		"get":           {"/?q=1", []string{"-G", "-d", "a=b", "--data-urlencode", "c=d e"}, "GET /?q=1&a=b&c=d%20e HTTP/1.1\n"},
 		"method":        {"/", []string{"-X", "DELETE"}, "DELETE / HTTP/1.1\n"},

@@ -28,6 +28,11 @@ func TestMeterLine(t *testing.T) {
 			t.Errorf("short5(%d) = %q, want %q", n, got, want)
 		}
 	}
+	for d, want := range map[time.Duration]string{0: "--:--:--", 90 * time.Second: " 0:01:30", 99 * time.Hour: "99:00:00", 240 * time.Hour: " 10d 00h", 24000 * time.Hour: "   1000d"} {
+		if got := clock(d); got != want || len(got) != 8 {
+			t.Errorf("clock(%v) = %q, want %q", d, got, want)
+		}
+	}
 	if got := barLine(sample{down: 50, downAll: 100}, 27); got != "##########            50.0%" {
 		t.Errorf("bar %q", got)
 	}

@@ -2,6 +2,7 @@ package curl
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -48,6 +49,26 @@ func TestTLS(t *testing.T) {
 	h1, ca := secure(t, false, proto)
 	run("--cacert", ca, h1.URL).want(t, 0, "HTTP/1.1 "+strings.TrimPrefix(h1.URL, "https://"))
 	run("-k", "--http2-prior-knowledge", h1.URL).fails(t, exitHTTP2, exitTLS)
+}
+
+func TestClientCertificate(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.TLS.PeerCertificates[0].Subject)
+	}))
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	s.Config.ErrorLog = quietLog()
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	der, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	run("-k", "--cert", file(t, "c", cert), "--key", file(t, "k", key), s.URL).want(t, 0, "O=Acme Co")
+	run("-k", "-E", file(t, "both", cert+key), s.URL).want(t, 0, "O=Acme Co")
+	// TLS 1.3 servers refuse after the client's handshake is done.
+	run("-k", s.URL).fails(t, exitTLS, exitRecv)
 }
 
 func (o outcome) fails(t *testing.T, codes ...int) {
