@@ -113,7 +113,8 @@ type Queue interface {
 	// counted, and never returned.
 	//
 	// The error is ErrClosed after Close, or ErrGone (possibly wrapped) when the
-	// wire is gone; n is then 0. No other condition of the wire is an error.
+	// wire is gone; n is then 0. No other condition of the wire is an error. What a
+	// wire still holds of before it went may be read first, or be lost.
 	Read(frames []Frame) (n int, err error)
 
 	// Write puts frames on the wire in order and returns how many the wire took.
@@ -122,7 +123,8 @@ type Queue interface {
 	// the pieces or the slice once it has returned. Any number of goroutines may
 	// write one queue; the frames of one call stay in order.
 	//
-	// The error is ErrClosed or ErrGone (possibly wrapped), as for Read. A frame
+	// The error is ErrClosed or ErrGone (possibly wrapped), as for Read; n frames were
+	// taken before it, and those after it are neither tried nor counted. A frame
 	// shorter than HeaderLen, longer than MaxFrame, longer than the MTU allows
 	// without a GSO type, or with an invalid Offload is dropped and counted.
 	Write(frames []OutFrame) (n int, err error)

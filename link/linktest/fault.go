@@ -68,6 +68,14 @@ func NewFaulty(dev link.Device, rx, tx Plan) *Faulty {
 // Queues returns the wrapped queues.
 func (d *Faulty) Queues() []link.Queue { return d.queues }
 
+// Close closes the wrapped Device; duplicates that are still to be read are lost.
+func (d *Faulty) Close() error {
+	err := d.Device.Close()
+	closed := link.ErrClosed
+	d.failed.Store(&closed)
+	return err
+}
+
 // Fail makes every Read and Write from now on return err, such as link.ErrGone. A
 // Read that waits returns it with the next frame, which is lost.
 func (d *Faulty) Fail(err error) { d.failed.Store(&err) }

@@ -40,7 +40,8 @@ type MakeDevice func(t testing.TB) (link.Device, Wire)
 // never waited for.
 const patience = 10 * time.Second
 
-// TestDevice runs every check as a subtest.
+// TestDevice runs every check as a subtest. Nothing else may run beside it, since
+// goroutines and descriptors are counted.
 func TestDevice(t *testing.T, make MakeDevice) {
 	for _, c := range checks() {
 		t.Run(c.name, func(t *testing.T) {

@@ -83,4 +83,8 @@ func TestFaulty(t *testing.T) {
 	if _, err := d.Queues()[0].Write([]link.OutFrame{{Pieces: frames[:1]}}); err != gone {
 		t.Errorf("Write after Fail: %v", err)
 	}
+	d.Close()
+	if _, err := d.Queues()[0].Read(in); !errors.Is(err, link.ErrClosed) {
+		t.Errorf("Read after Close: %v", err)
+	}
 }

@@ -188,6 +188,9 @@ var ladder = [...]struct {
 func (h *handle) offloads(cfg *Config) offloads {
 	steps := ladder[:]
 	if !h.vnet {
+		if cfg.Offload != OffloadOff {
+			cfg.Logger.Info("the kernel has no virtio headers for a tap: no offloads", "tap", h.name)
+		}
 		steps = ladder[len(ladder)-1:]
 	}
 	for i, step := range steps {
