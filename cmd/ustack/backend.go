@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -148,9 +149,27 @@ func (b *backend) Sockets() []control.SocketInfo {
 	})
 }
 
-// Stats implements control.Backend. The server adds the figures of the process.
+// Stats implements control.Backend. The server adds the number of flows.
 func (b *backend) Stats() control.Stats {
-	return control.Stats{Counters: b.Stack.Stats()}
+	st := control.Stats{Counters: b.Stack.Stats(), Goroutines: runtime.NumGoroutine(), RSS: residentBytes()}
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		st.Descriptors = len(fds) - 1 // without the one that reads the directory
+	}
+	return st
+}
+
+// residentBytes returns the resident memory of this process: the second field of
+// /proc/self/statm (proc_pid_statm(5)), which counts pages.
+func residentBytes() uint64 {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var total, resident uint64
+	if _, err := fmt.Sscan(string(text), &total, &resident); err != nil {
+		return 0
+	}
+	return resident * uint64(os.Getpagesize())
 }
 
 // AddRoute implements control.Backend.

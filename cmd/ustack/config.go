@@ -127,8 +127,7 @@ func setFlag(flag *pflag.Flag, value any) error {
 			return flag.Value.Set(fmt.Sprintf("%04o", v))
 		}
 	}
-	want := map[string]string{"string": "a string", "bool": "true or false", "int": "a whole number"}[flag.Value.Type()]
-	return fmt.Errorf("%v is not %s", value, want)
+	return fmt.Errorf("%v is not %s", value, valueKinds[flag.Value.Type()])
 }
 
 // keyLine returns the line, from 1, on which a top-level key or table is written.

@@ -127,7 +127,8 @@ func (d *daemon) setUpHost(context.Context) (err error) {
 
 func (d *daemon) startStack(context.Context) error {
 	servers, search := d.set.dns, d.set.search
-	if servers == nil && !d.set.dhcp && !d.set.slaac {
+	// A station that gets its address from the network gets its servers there too.
+	if servers == nil && !d.set.dhcp && (!d.set.slaac || len(d.set.addrs) > 0) {
 		r, err := hostnet.Resolvers("", "")
 		if err != nil {
 			d.backend.warn(fmt.Sprintf("no DNS server: %v: name one with --dns", err))
@@ -173,7 +174,7 @@ func (d *daemon) serve(context.Context) error {
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS="+line); err != nil {
 		d.log.Warn("systemd could not be notified", "err", err)
 	}
-	d.probes = startProbes(d.stack, d.set.gateways, d.backend.warn)
+	d.probes = startProbes(d.stack, d.set, d.backend.warn)
 	return nil
 }
 

@@ -25,7 +25,7 @@ func TestWrongUsage(t *testing.T) {
 		{"frobnicate", `unknown command "frobnicate": use one of addr, `},
 		{"up now", `unexpected argument "now": 'ustack up' takes none (see 'ustack up --help')`},
 		{"up --adr 10.0.0.4/24", `unknown flag --adr: did you mean --addr? (see 'ustack up --help')`},
-		{"up --mtu big", `invalid argument "big" for "--mtu" flag`},
+		{"up --mtu big", `--mtu "big": not a whole number (see 'ustack up --help')`},
 		{"up --link", `flag needs an argument: --link`},
 		{"addr ad 10.0.0.4/24", `unknown command "ad": did you mean 'ustack addr a`},
 		{"addr add", `CIDR is missing: write 'ustack addr add CIDR'`},
@@ -40,6 +40,11 @@ func TestWrongUsage(t *testing.T) {
 		{"neigh del nobody", `"nobody": not the IP address of a neighbour`},
 		{"link show tap0 tap1", `unexpected argument "tap1": 'ustack link show' takes one LINK`},
 		{"ss -x", `unknown shorthand flag: 'x' in -x`},
+		{"up --dhcp=maybe", `--dhcp "maybe": not true or false`},
+		{"help statsu", `unknown command "statsu": did you mean 'ustack stat`},
+		{"help addr ad", `unknown command "ad": did you mean 'ustack addr a`},
+		{"completion", `a command is missing: bash, `},
+		{"completion bahs", `unknown command "bahs": did you mean 'ustack completion bash'?`},
 		{"man", `DIR is missing: write 'ustack man DIR'`},
 		{"version --jsno", `unknown flag --jsno: did you mean --json?`},
 	} {
@@ -84,6 +89,18 @@ func TestManualPages(t *testing.T) {
 		text, err := os.ReadFile(filepath.Join(dir, page+".1"))
 		if err != nil || !bytes.Contains(text, []byte(".SH SYNOPSIS")) {
 			t.Errorf("%s: %v", page, err)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for args, want := range map[string]string{
+		"--help": "Run a stack:", "help": "Run a stack:", "help up": "--host-addr CIDR", "up --help": "--host-addr CIDR",
+		"help addr add": "ustack addr add CIDR", "help curl": "curl [flags] URL", "help route": "--json",
+	} {
+		stdout, stderr, code := try(t, strings.Fields(args)...)
+		if code != 0 || stderr != "" || !strings.Contains(stdout, want) {
+			t.Errorf("%s: code %d, no %q in\n%s%s", args, code, want, stdout, stderr)
 		}
 	}
 }

@@ -27,10 +27,10 @@ type probes struct {
 	done   sync.WaitGroup
 }
 
-func startProbes(s *stack.Stack, gateways []netip.Addr, warn func(...string)) *probes {
+func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &probes{cancel: cancel}
-	for _, gw := range gateways {
+	for _, gw := range set.gateways {
 		p.done.Go(func() {
 			if !gatewayAnswers(ctx, s, gw) && ctx.Err() == nil {
 				warn(fmt.Sprintf("gateway %s is unreachable: nobody on the link answers for its address: check --gateway and the router", gw))
@@ -41,7 +41,11 @@ func startProbes(s *stack.Stack, gateways []netip.Addr, warn func(...string)) *p
 	for _, server := range servers {
 		p.done.Go(func() {
 			if err := askDNS(ctx, s, server); err != nil && ctx.Err() == nil {
-				warn(fmt.Sprintf("DNS server %s does not answer (%v): check that it is reachable from the stack, or name another with --dns", server, err))
+				hint := "check that it is reachable from the stack, or name another with --dns"
+				if set.hostIf != "" && set.uplink == "" && set.bridge == "" && !onLink(set.addrs, server.Addr()) {
+					hint = "it is beyond the host, which forwards for the stack with --uplink auto; or name another with --dns"
+				}
+				warn(fmt.Sprintf("DNS server %s does not answer (%v): %s", server, err, hint))
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -23,8 +24,10 @@ type fakeBackend struct {
 	sockets         []control.SocketInfo
 	neighbours      []control.Neighbour
 	counters        map[string]uint64
-	changes         []string
-	changeErr       error
+
+	mu        sync.Mutex // guards what follows
+	changes   []string
+	changeErr error
 }
 
 func (b *fakeBackend) Status() control.Status          { return b.status }
@@ -35,6 +38,8 @@ func (b *fakeBackend) Neighbours() []control.Neighbour { return b.neighbours }
 func (b *fakeBackend) Sockets() []control.SocketInfo   { return slices.Clone(b.sockets) }
 func (b *fakeBackend) Stats() control.Stats            { return control.Stats{Counters: b.counters} }
 func (b *fakeBackend) change(format string, v ...any) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.changes = append(b.changes, fmt.Sprintf(format, v...))
 	return b.changeErr
 }
@@ -168,10 +173,12 @@ func TestChangingCommands(t *testing.T) {
 		}
 		want = append(want, step.change)
 	}
+	b.mu.Lock()
 	if !slices.Equal(b.changes, want) {
 		t.Errorf("changes\n%q, want\n%q", b.changes, want)
 	}
 	b.changeErr = fmt.Errorf("stack: add address 10.0.0.9/24: %w", syscall.EEXIST)
+	b.mu.Unlock()
 	_, stderr, code := try(t, "addr", "add", "10.0.0.9/24", "--socket", socket)
 	if code != exitError || !strings.HasPrefix(stderr, "ustack: ") || !strings.Contains(stderr, "file exists") || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("code %d, %q", code, stderr)

@@ -112,6 +112,8 @@ and nc have their own.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.Version = versionText()
+	root.SetVersionTemplate("ustack {{.Version}}\n")
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
@@ -134,9 +136,33 @@ and nc have their own.`,
 		a.routeCommand(), a.ssCommand(), a.statsCommand())
 	add(groupApps, a.curlCommand(), a.pingCommand(), a.ncCommand())
 	root.AddCommand(a.versionCommand(), a.manCommand())
-	root.InitDefaultCompletionCmd()
+	root.SetHelpCommand(a.helpCommand())
 	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		c.Args, c.RunE = cobra.ArbitraryArgs, a.needCommand
+	}
 	return root
+}
+
+func (a *app) helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND...]",
+		Short: "explain a command",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 && about.HasAvailableSubCommands() {
+				return unknownCommand(about, args[len(args)-len(rest)])
+			}
+			if about.DisableFlagParsing {
+				about.SetContext(cmd.Context())
+				return about.RunE(about, []string{"--help"}) // it knows its flags, cobra does not
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }
 
 // needCommand answers a command that only has subcommands.
@@ -182,8 +208,17 @@ func flagError(cmd *cobra.Command, err error) error {
 			return usagef("unknown flag --%s: did you mean --%s?", unknown.GetSpecifiedName(), best)
 		}
 	}
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		if want := valueKinds[invalid.GetFlag().Value.Type()]; want != "" {
+			return usagef("--%s %q: not %s", invalid.GetFlag().Name, invalid.GetValue(), want)
+		}
+	}
 	return &usageError{err}
 }
+
+// valueKinds says in words what the types of flags take.
+var valueKinds = map[string]string{"string": "a string", "bool": "true or false", "int": "a whole number"}
 
 // noArgs is cobra.NoArgs with our own words.
 func noArgs(cmd *cobra.Command, args []string) error {

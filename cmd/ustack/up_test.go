@@ -35,7 +35,8 @@ func ustack(args ...string) *exec.Cmd {
 	if exe, err := os.Executable(); err == nil {
 		cmd.Path = exe
 	}
-	cmd.Env = append(os.Environ(), asMain+"=1", "NOTIFY_SOCKET=")
+	// The race detector otherwise sleeps a second at the end of every process.
+	cmd.Env = append(os.Environ(), asMain+"=1", "NOTIFY_SOCKET=", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
@@ -171,13 +172,13 @@ func TestUpEndsWhenTheLinkIsGone(t *testing.T) {
 func TestUpWarnsOfWhatDoesNotAnswer(t *testing.T) {
 	ns := netlab.New(t, "host")
 	socket := filepath.Join(socketDir(t), "u.sock")
-	startUp(t, ns, "--socket", socket, "--gateway", "10.0.0.77", "--dns", "10.0.0.5")
+	p, _ := startUp(t, ns, "--socket", socket, "--gateway", "10.0.0.77", "--dns", "10.0.0.5")
 	for _, want := range []string{`gateway 10\.0\.0\.77 is unreachable`, `DNS server 10\.0\.0\.5:53 does not answer`} {
-		expr := regexp.MustCompile(`(?m)^warning .*` + want)
-		netlab.WaitFor(t, 15*time.Second, want, func() bool {
-			stdout, _, _ := output(t, ns, "status", "--socket", socket)
-			return expr.MatchString(stdout)
-		})
+		p.WaitOutput(t, `level=WARN msg="`+want, 15*time.Second)
+		stdout, _, _ := output(t, ns, "status", "--socket", socket)
+		if !regexp.MustCompile(`(?m)^warning .*` + want).MatchString(stdout) {
+			t.Errorf("no warning of %s in\n%s", want, stdout)
+		}
 	}
 }
 
