@@ -58,7 +58,7 @@ func pipeKind() kind {
 		},
 		check: func(s Spec) error {
 			if s.Name != "" {
-				return fmt.Errorf("a pipe has no name: use pipe:")
+				return errors.New("a pipe has no name: leave out what follows the colon")
 			}
 			return nil
 		},

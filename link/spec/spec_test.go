@@ -83,7 +83,7 @@ func TestParseErrors(t *testing.T) {
 		"tap:tap0,driver=water,queues=2":     `driver water has one queue | driver=tun`,
 		"tap:tap0,driver=water,offload=auto": `has no offloads`,
 		"tap:tap0,driver=water,sndbuf=1":     `has no send buffer`,
-		"pipe:x":                             `no name | pipe:`,
+		"pipe:x":                             `no name | leave out`,
 		"pipe:,persist":                      `pipe has no option "persist" | queues=N, mtu=BYTES`,
 		"tap:" + strings.Repeat("x", 9000):   `bytes are too long`,
 	} {

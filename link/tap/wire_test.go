@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,8 +25,6 @@ type packetWire struct {
 	file  *os.File
 	conn  syscall.RawConn
 	buf   []byte
-	gone  bool
-	close sync.Once
 }
 
 // newWire brings the interface up and opens the socket.
@@ -102,7 +99,6 @@ func (w *packetWire) Recv(d time.Duration) ([]byte, link.Offload, error) {
 
 // Remove deletes the interface, as "ip link del" does.
 func (w *packetWire) Remove() error {
-	w.gone = true
 	return w.ns.Netlink().LinkDel(w.ns.Link(w.t, w.name))
 }
 
