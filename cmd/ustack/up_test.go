@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -204,5 +205,62 @@ func TestUpSurvivesAClosedOutput(t *testing.T) {
 	}
 	if ns.HasLink("tap0") {
 		t.Error("tap0 is left")
+	}
+}
+
+// A peer that takes nothing holds up the daemon's end only for the time of the
+// drain, and not at all after a second signal.
+func TestUpEndsWithAStuckPeer(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		signals     int
+		least, most time.Duration
+	}{{"one signal", 1, time.Second, 5 * time.Second}, {"two signals", 2, 0, time.Second}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ns := netlab.New(t, "host")
+			socket := filepath.Join(socketDir(t), "u.sock")
+			p, _ := startUp(t, ns, "--socket", socket)
+			var lis net.Listener
+			ns.Do(t, func() {
+				var err error
+				if lis, err = net.Listen("tcp4", "10.0.0.5:7"); err != nil {
+					t.Fatal(err)
+				}
+			})
+			defer lis.Close()
+			client := &control.Client{Path: socket}
+			defer client.Close()
+			conn, err := client.DialContext(t.Context(), "tcp", "10.0.0.5:7")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			peer, err := lis.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer peer.Close()
+			// Until every buffer on the way is full.
+			for err == nil {
+				conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+				_, err = conn.Write(make([]byte, 1<<20))
+			}
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			for range tt.signals {
+				p.Signal(t, syscall.SIGTERM)
+				p.WaitOutput(t, `msg=ending`, time.Second)
+			}
+			code := p.Wait(t, 10*time.Second)
+			if took := time.Since(begin); code != 0 || took < tt.least || took > tt.most {
+				t.Errorf("ended with %d after %v, want %v to %v:\n%s", code, took, tt.least, tt.most, p.Output())
+			}
+			if ns.HasLink("tap0") {
+				t.Error("tap0 is left")
+			}
+		})
 	}
 }
