@@ -74,25 +74,20 @@ func (l *StreamListener) Accept() (net.Conn, error) {
 		return nil, l.opError(net.ErrClosed)
 	}
 	l.waiters++
-	// A request outlives an Accept that ran into its deadline; the next one takes the
-	// result, so no connection is lost.
-	if l.pending < min(l.waiters, maxAccepts) {
-		l.pending++
-		l.wg.Add(1)
-		go l.request()
-	}
+	l.fill()
 	l.mu.Unlock()
+	taken := 0
 	defer func() {
 		l.mu.Lock()
 		l.waiters--
+		l.pending -= taken
+		l.fill()
 		l.mu.Unlock()
 	}()
 	select {
 	case r := <-l.results:
-		l.mu.Lock()
-		l.pending--
-		closed := l.closed
-		l.mu.Unlock()
+		taken = 1
+		closed := l.ctx.Err() != nil
 		if r.err == nil && !closed {
 			return r.conn, nil
 		}
@@ -107,6 +102,16 @@ func (l *StreamListener) Accept() (net.Conn, error) {
 		return nil, l.opError(net.ErrClosed)
 	case <-timeout:
 		return nil, l.opError(os.ErrDeadlineExceeded)
+	}
+}
+
+// fill has a request under way for each Accept. A request outlives an Accept that ran
+// into its deadline; the next one takes the result, so no connection is lost. mu is held.
+func (l *StreamListener) fill() {
+	for !l.closed && l.pending < min(l.waiters, maxAccepts) {
+		l.pending++
+		l.wg.Add(1)
+		go l.request()
 	}
 }
 

@@ -186,16 +186,9 @@ func (p *pump) writeFailed(err error) {
 }
 
 // downstream copies from the stack to the program. Its error is what ended the
-// connection; nil when the peer half-closed or this side has closed.
+// connection; nil when the peer half-closed or this side has closed. A WriteTo of the
+// connection is not used: it would keep a large buffer while nothing arrives.
 func (p *pump) downstream() error {
-	if w, ok := p.conn.(io.WriterTo); ok {
-		d := &downWriter{p: p}
-		_, err := w.WriteTo(d)
-		if d.gone {
-			return nil
-		}
-		return p.downEnded(err)
-	}
 	buf := smallBuffers.Get().(*[]byte)
 	large := false
 	put := func() {
