@@ -29,7 +29,7 @@ func checkScreen(t *testing.T, screen, client string) {
 	}
 	want := `(?s)ARP +who has 10\.0\.0\.5\?.*ARP +10\.0\.0\.5 is at .*echo request.*echo reply.*1 received.*` +
 		`DNS .* A www\.baidu\.com\?.* A www\.baidu\.com = 203\.0\.113\.80.*SYN.*SYN ACK.*GET / HTTP/1\.1.*200 OK.*FIN.*` +
-		`You came from ` + regexp.QuoteMeta(client)
+		`sees you as ` + regexp.QuoteMeta(client)
 	if !regexp.MustCompile(want).MatchString(screen) {
 		t.Errorf("the screen does not match %s", want)
 	}

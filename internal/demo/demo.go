@@ -41,10 +41,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// The limits of the whole demo, and of the frames that follow a command's end.
+// The limits of the whole demo, of the wait for the frames that follow a command's
+// end, and of that for the first one.
 const (
 	runLimit    = 30 * time.Second
 	settleLimit = time.Second
+	startLimit  = 100 * time.Millisecond
 )
 
 // Run shows the demo. It returns an error if anything did not work as it should;
@@ -75,6 +77,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			err = fmt.Errorf("demo: while cleaning up: %w", cerr)
 		}
 	}()
+	begin := time.Now()
 	s, rec, err := newStack(w.dev, cfg.Logger)
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
@@ -85,7 +88,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return fmt.Errorf("demo: %w", err)
 	}
 	defer stop()
-	show := &show{ctx: ctx, out: cfg.Out, rec: rec, socket: socket, world: w}
+	show := &show{ctx: ctx, out: cfg.Out, rec: rec, socket: socket, world: w, begin: begin}
 	if err := show.run(); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
@@ -129,6 +132,7 @@ type show struct {
 	rec    *recorder
 	socket string
 	world  *world
+	begin  time.Time // when the stack was started
 }
 
 func (s *show) run() error {
@@ -143,7 +147,13 @@ func (s *show) run() error {
 	for _, line := range s.world.picture {
 		s.printf("  %s", line)
 	}
-	s.printf("Every frame is shown: --> from the stack to the wire, <-- from the wire to the stack.")
+	s.printf("Frames: --> from the stack to the wire, <-- from the wire to the stack, without IPv6's own.")
+	s.printf("\n$ %s", s.world.command)
+	// The stack asks whether its address is taken.
+	ctx, cancel := context.WithTimeout(s.ctx, startLimit)
+	s.rec.wait(ctx, func(records []record) bool { return len(records) > 0 })
+	cancel()
+	s.frames(s.begin)
 	site := addr(siteAddr).String()
 	var output bytes.Buffer
 	err := s.step("ping -c 1 "+site, &output, func() int {
@@ -184,6 +194,23 @@ func (s *show) step(command string, output *bytes.Buffer, run func() int, check 
 	begin := time.Now()
 	code := run()
 	s.settle()
+	frames := s.frames(begin)
+	for line := range strings.Lines(output.String()) {
+		if line = strings.TrimRight(line, "\n"); line != "" {
+			s.printf("%s", line)
+		}
+	}
+	if code != 0 {
+		return fmt.Errorf("%s: exit code %d", command, code)
+	}
+	if err := check(frames); err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return nil
+}
+
+// frames shows the frames since the last call, with the time since begin.
+func (s *show) frames(begin time.Time) []frame {
 	var frames []frame
 	for _, r := range s.rec.take() {
 		f := decode(r.data)
@@ -197,18 +224,7 @@ func (s *show) step(command string, output *bytes.Buffer, run func() int, check 
 		}
 		s.printf("%7.2f ms %s %-4s %s", float64(r.at.Sub(begin).Microseconds())/1000, way, f.proto, f.text)
 	}
-	for line := range strings.Lines(output.String()) {
-		if line = strings.TrimRight(line, "\n"); line != "" {
-			s.printf("%s", line)
-		}
-	}
-	if code != 0 {
-		return fmt.Errorf("%s: exit code %d", command, code)
-	}
-	if err := check(frames); err != nil {
-		return fmt.Errorf("%s: %w", command, err)
-	}
-	return nil
+	return frames
 }
 
 // settle waits for the end of the TCP connection that the command closed: a FIN

@@ -20,7 +20,8 @@ import (
 // servers. Whatever fails is undone.
 func kernelWorld(ctx context.Context, log *slog.Logger) (w *world, err error) {
 	w = &world{
-		seenAs: addr(wanAddr),
+		seenAs:  addr(wanAddr),
+		command: "ustack up --uplink wan",
 		picture: []string{
 			"ustack 10.0.0.4 ── tap0 ── 10.0.0.5 router with NAT 203.0.113.1 ── veth ── kernel sockets:",
 			"                                          DNS server 203.0.113.53, web server 203.0.113.80",

@@ -80,5 +80,5 @@ func page(w http.ResponseWriter, r *http.Request) {
 
 // pageText is the page as a client at the given address sees it.
 func pageText(host, client string) string {
-	return fmt.Sprintf("This is %s. You came from %s, and so did every packet before.\n", host, client)
+	return fmt.Sprintf("Hello from %s! This server sees you as %s.\n", host, client)
 }

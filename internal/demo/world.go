@@ -33,6 +33,8 @@ var stackMAC = net.HardwareAddr{0x02, 0, 0, 0, 0, 0x04}
 type world struct {
 	// dev is the stack's end of the wire. newStack takes it.
 	dev link.Device
+	// command is how the daemon would be started on this wire.
+	command string
 	// picture shows the world, one line each.
 	picture []string
 	// seenAs is the address under which the web server knows the stack.
@@ -75,9 +77,10 @@ func newStack(dev link.Device, log *slog.Logger) (*stack.Stack, *recorder, error
 func pipeWorld(why string) (w *world, err error) {
 	near, far := link.Pipe(link.PipeConfig{Names: [2]string{"pipe0", "pipe1"}})
 	w = &world{
-		dev:    near,
-		seenAs: addr(stackAddr),
-		why:    why,
+		dev:     near,
+		seenAs:  addr(stackAddr),
+		why:     why,
+		command: "ustack up",
 		picture: []string{
 			"ustack 10.0.0.4 ── pipe in memory ── 10.0.0.5 a second ustack, with a DNS server 203.0.113.53",
 			"                                               and a web server 203.0.113.80",
