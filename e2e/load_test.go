@@ -78,7 +78,7 @@ func TestManyRequestsLeaveNothing(t *testing.T) {
 	}
 
 	// Buffers that are kept for reuse exist after this.
-	round(20, 5)
+	round(200, 10)
 	atOnce(150, 50)
 	before := settled()
 	round(900, 100)
@@ -92,7 +92,9 @@ func TestManyRequestsLeaveNothing(t *testing.T) {
 		t.Errorf("the daemon does not tell its own figures: %+v", before)
 	}
 	t.Logf("before %+v\nafter %+v", brief(before), brief(after))
-	if grown := int64(after.RSS) - int64(before.RSS); grown > 16<<20 && !raced() {
+	// Room for the collector's mood and for connections in TIME-WAIT, less than
+	// what a buffer kept for each request would take.
+	if grown := int64(after.RSS) - int64(before.RSS); grown > 24<<20 && !raced() {
 		t.Errorf("resident memory grew by %d KiB", grown>>10)
 	}
 	d.terminate(t)
