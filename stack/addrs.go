@@ -91,6 +91,9 @@ func checkNetworks(cfg Config, mtu int) error {
 			return fmt.Errorf("address %v needs an MTU of at least %d bytes, the link has %d (RFC 8200 section 5)", a, link.MinMTU6, mtu)
 		}
 	}
+	if cfg.SLAAC && mtu < link.MinMTU6 {
+		return fmt.Errorf("IPv6 autoconfiguration needs an MTU of at least %d bytes, the link has %d (RFC 8200 section 5)", link.MinMTU6, mtu)
+	}
 	seen := map[bool]netip.Addr{}
 	for _, gw := range cfg.Gateways {
 		if other, ok := seen[gw.Is4()]; ok {
@@ -171,8 +174,21 @@ func (s *Stack) addAddr(nic tcpip.NICID, a netip.Prefix, origin string) error {
 		Protocol:          protocolOf(a.Addr()),
 		AddressWithPrefix: tcpip.AddressWithPrefix{Address: toAddress(a.Addr()), PrefixLen: a.Bits()},
 	}
-	if terr := s.ns.AddProtocolAddress(nic, pa, gstack.AddressProperties{}); terr != nil {
-		return fmt.Errorf("add address %v: %w", a, errno(terr))
+	add := func() error {
+		if terr := s.ns.AddProtocolAddress(nic, pa, gstack.AddressProperties{}); terr != nil {
+			return errno(terr)
+		}
+		return nil
+	}
+	if nic == nicID && a.Addr().Is6() {
+		if !s.auto.ipv6 {
+			return fmt.Errorf("add address %v: IPv6 needs an MTU of at least %d bytes, the link has %d (RFC 8200 section 5): %w", a, link.MinMTU6, s.ep.MTU(), syscall.EINVAL)
+		}
+		plain := add
+		add = func() error { return s.auto.addAddr6(plain) }
+	}
+	if err := add(); err != nil {
+		return fmt.Errorf("add address %v: %w", a, err)
 	}
 	s.orig.update(a.Addr(), func(o *originOf) { *o = originOf{origin: origin} })
 	s.addRoute(nic, Route{Dst: a.Masked(), Origin: OriginConnected})
@@ -203,13 +219,15 @@ func (s *Stack) delAddr(a netip.Prefix) error {
 		return fmt.Errorf("delete address %v: %w", a, errno(terr))
 	}
 	s.orig.forget(a.Addr())
+	s.warn.forget(a.Addr())
 	for _, pa := range s.ns.AllAddresses()[nicID] { // another address may still need the route
 		awp := pa.AddressWithPrefix
 		if netip.PrefixFrom(fromAddress(awp.Address), awp.PrefixLen).Masked() == a.Masked() {
 			return nil
 		}
 	}
-	s.delRoute(Route{Dst: a.Masked()})
+	s.delRouteOf(Route{Dst: a.Masked(), Origin: OriginConnected})
+	s.auto.note(func(*ndpState) {}) // a router may say that the network is on the link still
 	return nil
 }
 

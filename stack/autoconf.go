@@ -1,91 +1,99 @@
 package stack
 
 import (
-	"fmt"
+	"context"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
-	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"github.com/ustack/ustack/link"
 )
 
-// warnings are conditions the user should know of, each once.
-type warnings struct {
-	mu   sync.Mutex
-	list []string
-}
-
-// maxWarnings bounds what the wire can make us remember.
-const maxWarnings = 32
-
-func (w *warnings) add(text string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, have := range w.list {
-		if have == text {
-			return false
-		}
-	}
-	if len(w.list) >= maxWarnings {
-		return false
-	}
-	w.list = append(w.list, text)
-	return true
-}
-
-// Warnings returns what the user should know of, such as a duplicate address.
-func (s *Stack) Warnings() []string {
-	s.warn.mu.Lock()
-	defer s.warn.mu.Unlock()
-	return append([]string(nil), s.warn.list...)
-}
-
-func (s *Stack) warnf(format string, args ...any) {
-	if text := fmt.Sprintf(format, args...); s.warn.add(text) {
-		s.log.Warn(text, "link", s.name)
-	}
-}
-
 // autoconf is what happens to addresses by itself: duplicate address detection
-// and IPv6 autoconfiguration.
+// (dad.go), IPv6 autoconfiguration (slaac.go) and DHCP (dhcp.go).
 type autoconf struct {
 	s     *Stack
 	slaac bool
+	ipv6  bool // the link can carry IPv6; set before the first packet
+	dhcp  atomic.Bool
+
+	wg sync.WaitGroup
+	// dadWindow is held while duplicate address detection is off, see addAddr6.
+	dadWindow sync.Mutex
+
+	mu      sync.Mutex
+	stopped bool
+	cancels map[int]context.CancelFunc // of the running goroutines
+	next    int
+	probing map[netip.Addr]chan net.HardwareAddr // addresses that are not ours yet
+	ndp     ndpState
 }
 
-func newAutoconf(s *Stack, slaac bool) *autoconf { return &autoconf{s: s, slaac: slaac} }
-
-// ipv6Options configures netstack's NDP.
-func (a *autoconf) ipv6Options() ipv6.Options {
-	return ipv6.Options{
-		AutoGenLinkLocal: true,
-		MLD:              ipv6.MLDOptions{Enabled: true},
-		DADConfigs:       gstack.DADConfigurations{},
+func newAutoconf(s *Stack, slaac bool) *autoconf {
+	return &autoconf{
+		s: s, slaac: slaac,
+		cancels: make(map[int]context.CancelFunc),
+		probing: make(map[netip.Addr]chan net.HardwareAddr),
+		ndp:     newNDPState(),
 	}
 }
 
+// setMTU says what the link carries, in bytes.
+func (a *autoconf) setMTU(mtu int) { a.ipv6 = mtu >= link.MinMTU6 }
+
 // start begins to check the static addresses; the interface is up.
 func (a *autoconf) start(addrs []netip.Prefix) {
+	a.spawn(a.applyNDP)
 	for _, p := range addrs {
 		a.check(p.Addr())
 	}
 }
 
-// stop ends what start began.
-func (a *autoconf) stop() {}
+// spawn runs f until it returns; its context ends with the stack. It reports
+// whether the stack is still open.
+func (a *autoconf) spawn(f func(context.Context)) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopped {
+		return false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	id := a.next
+	a.next++
+	a.cancels[id] = cancel
+	a.wg.Go(func() {
+		defer func() {
+			a.mu.Lock()
+			delete(a.cancels, id)
+			a.mu.Unlock()
+			cancel()
+		}()
+		f(ctx)
+	})
+	return true
+}
 
-// check begins duplicate address detection for an address that is in use already.
-func (a *autoconf) check(netip.Addr) {}
+// stop ends what runs and waits for it.
+func (a *autoconf) stop() {
+	a.mu.Lock()
+	a.stopped = true
+	for _, cancel := range a.cancels {
+		cancel()
+	}
+	a.mu.Unlock()
+	a.wg.Wait()
+}
 
 // stateOf returns the state of an address if something is known of it.
-func (a *autoconf) stateOf(netip.Addr) string { return "" }
+func (a *autoconf) stateOf(ip netip.Addr) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ndp.addrs[ip].state
+}
 
-// seeARP watches for stations that claim an address of ours (RFC 5227 section 2.4).
-func (a *autoconf) seeARP(ip [4]byte, mac [6]byte) {
-	addr := netip.AddrFrom4(ip)
-	if o, ok := a.s.orig.get(addr); ok && o.origin != OriginLoopback && !addr.IsUnspecified() {
-		a.s.orig.update(addr, func(o *originOf) { o.duplicate = true })
-		a.s.warnf("address %v is also used by %v on this link: give one of the two another address", addr, net.HardwareAddr(mac[:]))
-	}
+// sleep returns false if ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	return sleepUntil(ctx, time.Now().Add(d)) == nil
 }

@@ -16,14 +16,16 @@ const DefaultBacklog = 4096
 // A TCPListener accepts connections. It is a net.Listener.
 type TCPListener struct {
 	pollable
+	open     *openConns
 	addr     *net.TCPAddr
+	unlisten func() // gives the address free, see listeners
 	acceptMu sync.Mutex
 }
 
 var _ net.Listener = (*TCPListener)(nil)
 
-func newTCPListener(ep tcpip.Endpoint, wq *waiter.Queue, addr *net.TCPAddr) *TCPListener {
-	l := &TCPListener{addr: addr}
+func newTCPListener(open *openConns, ep tcpip.Endpoint, wq *waiter.Queue, addr *net.TCPAddr) *TCPListener {
+	l := &TCPListener{open: open, addr: addr}
 	l.pollable.init(ep, wq)
 	return l
 }
@@ -48,7 +50,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 		ep, wq, terr := l.ep.Accept(nil)
 		switch terr.(type) {
 		case nil:
-			c, err := newTCPConn(ep, wq)
+			c, err := newTCPConn(l.open, ep, wq)
 			if err != nil { // it was reset while it waited: nothing to accept
 				ep.Close()
 				continue
@@ -76,7 +78,7 @@ func (l *TCPListener) Addr() net.Addr { return l.addr }
 
 // Close stops listening. Connections that wait to be accepted are reset.
 func (l *TCPListener) Close() error {
-	if !l.release(l.ep.Close) {
+	if !l.release(func() { l.ep.Close(); l.unlisten() }) {
 		return opErr("close", "tcp", nil, l.addr, net.ErrClosed)
 	}
 	return nil

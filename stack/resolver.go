@@ -98,6 +98,16 @@ func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 		}
 		return []netip.Addr{ip}, nil
 	}
+	if isLocalhost(host) { // RFC 6761 section 6.3: not to be asked of anybody
+		ips := []netip.Addr{netip.IPv6Loopback(), netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+		switch network {
+		case "ip4":
+			ips = ips[1:]
+		case "ip6":
+			ips = ips[:1]
+		}
+		return ips, nil
+	}
 	servers, search := s.dns.get()
 	resolver := s.Resolver()
 	var first error
@@ -124,6 +134,11 @@ func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 		}
 	}
 	return nil, first
+}
+
+func isLocalhost(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
 // candidates returns the absolute names to try for host: itself first if it has

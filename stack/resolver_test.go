@@ -130,6 +130,9 @@ func TestDeadNameServer(t *testing.T) {
 		t.Errorf("dead name server: %v, want an error that names it", err)
 	}
 	b, _ := pair(t, link.PipeConfig{})
+	if ips, err := b.LookupNetIP(ctx, "ip4", "LocalHost"); err != nil || len(ips) != 1 || !ips[0].IsLoopback() {
+		t.Errorf("localhost without a name server: %v, %v", ips, err)
+	}
 	if _, err := b.LookupNetIP(ctx, "ip", "www.example.test"); err == nil || !strings.Contains(err.Error(), "no name server") {
 		t.Errorf("no name server: %v", err)
 	}

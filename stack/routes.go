@@ -79,11 +79,27 @@ func (s *Stack) addRoute(nic tcpip.NICID, r Route) {
 	if s.routes.m == nil {
 		s.routes.m = make(map[routeKey]string)
 	}
-	if _, ok := s.routes.m[key]; ok {
+	if have, ok := s.routes.m[key]; ok {
+		if have == OriginRA { // an address of ours needs it now, whatever routers say
+			s.routes.m[key] = r.Origin
+		}
 		return
 	}
 	s.routes.m[key] = r.Origin
+	var advertised []tcpip.Route
+	if r.Origin != OriginRA { // what routers advertise comes after what was configured
+		s.ns.RemoveRoutes(func(have tcpip.Route) bool {
+			if have.Destination != toSubnet(r.Dst) || s.routes.m[routeKey{r.Dst, fromAddress(have.Gateway)}] != OriginRA {
+				return false
+			}
+			advertised = append(advertised, have)
+			return true
+		})
+	}
 	s.ns.AddRoute(tcpip.Route{Destination: toSubnet(r.Dst), Gateway: toAddress(r.Gateway), NIC: nic})
+	for _, have := range advertised {
+		s.ns.AddRoute(have)
+	}
 }
 
 func toSubnet(p netip.Prefix) tcpip.Subnet {
@@ -126,9 +142,6 @@ func (s *Stack) Routes() []Route {
 			Link:    s.linkName(have.NIC),
 		}
 		r.Origin = s.routes.m[routeKey{r.Dst, r.Gateway}]
-		if r.Origin == "" {
-			r.Origin = OriginRA // put in by netstack's NDP
-		}
 		routes = append(routes, r)
 	}
 	return routes
@@ -142,4 +155,29 @@ func (s *Stack) hasRoute(ip netip.Addr) bool {
 	}
 	r.Release()
 	return true
+}
+
+// routeTo returns the route to dst that was configured or came with an address;
+// what routers advertise does not count.
+func (s *Stack) routeTo(dst netip.Prefix) (Route, bool) {
+	for _, r := range s.Routes() {
+		if r.Dst == dst && r.Origin != OriginRA {
+			return r, true
+		}
+	}
+	return Route{}, false
+}
+
+// delRouteOf removes exactly r, if it is in the table with r's origin.
+func (s *Stack) delRouteOf(r Route) {
+	s.routes.mu.Lock()
+	defer s.routes.mu.Unlock()
+	key := routeKey{r.Dst, r.Gateway}
+	if s.routes.m[key] != r.Origin {
+		return
+	}
+	delete(s.routes.m, key)
+	s.ns.RemoveRoutes(func(have tcpip.Route) bool {
+		return have.NIC == nicID && have.Destination == toSubnet(r.Dst) && have.Gateway == toAddress(r.Gateway)
+	})
 }

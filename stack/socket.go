@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 
@@ -20,6 +21,7 @@ import (
 // use it up, whether they work or not.
 type Socket struct {
 	options
+	s       *Stack
 	wq      *waiter.Queue
 	network string // "tcp4" or "tcp6"
 	proto   tcpip.NetworkProtocolNumber
@@ -49,11 +51,14 @@ func (s *Stack) Socket(network string) (*Socket, error) {
 	}
 	// As package net does it; rebinding a port in TIME-WAIT works then.
 	ep.SocketOptions().SetReuseAddress(true)
-	return &Socket{options: options{ep: ep}, wq: wq, network: network, proto: proto}, nil
+	return &Socket{options: options{ep: ep}, s: s, wq: wq, network: network, proto: proto}, nil
 }
 
 // Bind reserves a local address. Port 0 takes a free one.
 func (k *Socket) Bind(local netip.AddrPort) error {
+	if k.s.listeners.conflict(k.listening(local)) {
+		return opErr("bind", "tcp", nil, net.TCPAddrFromAddrPort(local), os.NewSyscallError("bind", syscall.EADDRINUSE))
+	}
 	if terr := k.ep.Bind(k.full(local)); terr != nil {
 		return opErr("bind", "tcp", nil, net.TCPAddrFromAddrPort(local), sysErr("bind", terr))
 	}
@@ -67,6 +72,15 @@ func (k *Socket) full(local netip.AddrPort) tcpip.FullAddress {
 		f.Addr = tcpip.AddrFrom4([4]byte{})
 	}
 	return f
+}
+
+// listening describes what this socket would listen on.
+func (k *Socket) listening(local netip.AddrPort) listening {
+	return listening{
+		local:     netip.AddrPortFrom(local.Addr().Unmap().WithZone(""), local.Port()),
+		v6only:    k.ep.SocketOptions().GetV6Only(),
+		reusePort: k.ep.SocketOptions().GetReusePort(),
+	}
 }
 
 // LocalAddr returns the bound address, or the zero AddrPort.
@@ -133,7 +147,7 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 		k.ep.Close()
 		return nil, err
 	}
-	c, err := newTCPConn(k.ep, k.wq)
+	c, err := newTCPConn(&k.s.open, k.ep, k.wq)
 	if err != nil {
 		err = fail(err)
 		k.ep.Close()
@@ -165,11 +179,19 @@ func (k *Socket) Listen(backlog int) (*TCPListener, error) {
 		}
 	}
 	addr := net.TCPAddrFromAddrPort(k.LocalAddr())
+	release, ok := k.s.listeners.add(k.listening(k.LocalAddr()))
+	if !ok {
+		k.ep.Close()
+		return nil, opErr("listen", "tcp", nil, addr, os.NewSyscallError("listen", syscall.EADDRINUSE))
+	}
 	if terr := k.ep.Listen(min(backlog, DefaultBacklog)); terr != nil {
+		release()
 		k.ep.Close()
 		return nil, opErr("listen", "tcp", nil, addr, sysErr("listen", terr))
 	}
-	return newTCPListener(k.ep, k.wq, addr), nil
+	l := newTCPListener(&k.s.open, k.ep, k.wq, addr)
+	l.unlisten = release
+	return l, nil
 }
 
 // Close gives up a socket that was not used. Otherwise it does nothing.

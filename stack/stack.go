@@ -72,15 +72,17 @@ const (
 
 // A Stack is a TCP/IP stack. All methods may be called concurrently.
 type Stack struct {
-	ns     *gstack.Stack
-	ep     *tapendpoint.Endpoint
-	name   string
-	log    *slog.Logger
-	dns    dnsConfig
-	auto   *autoconf
-	orig   origins
-	routes routeOrigins
-	warn   warnings
+	ns        *gstack.Stack
+	ep        *tapendpoint.Endpoint
+	name      string
+	log       *slog.Logger
+	dns       dnsConfig
+	auto      *autoconf
+	orig      origins
+	routes    routeOrigins
+	listeners listeners
+	open      openConns
+	warn      warnings
 
 	closeOnce sync.Once
 	closeErr  error
@@ -121,6 +123,7 @@ func New(cfg Config) (*Stack, error) {
 		return nil, fmt.Errorf("stack: %w", err)
 	}
 	s.ep = ep
+	s.auto.setMTU(int(ep.MTU()))
 	s.ns = gstack.New(gstack.Options{
 		NetworkProtocols: []gstack.NetworkProtocolFactory{
 			ipv4.NewProtocol,
@@ -157,22 +160,38 @@ func (s *Stack) setUp(cfg Config) error {
 			return err
 		}
 	}
-	// Created disabled, so that all is configured before the first frame.
+	// Created disabled, so that it is configured before the first frame.
 	if err := s.ns.CreateNICWithOptions(nicID, s.ep, gstack.NICOptions{Name: s.name, Disabled: true}); err != nil {
 		return fmt.Errorf("create interface %s: %w", s.name, errno(err))
 	}
-	for _, a := range cfg.Addrs {
-		if err := s.addAddr(nicID, a, OriginStatic); err != nil {
-			return err
+	if err := s.auto.configureNIC(); err != nil {
+		return err
+	}
+	// netstack keeps an IPv6 address tentative until the interface is up, and then
+	// for as long as it is checked: those are added afterwards, see addAddr6.
+	addAddrs := func(is6 bool) error {
+		for _, a := range cfg.Addrs {
+			if a.Addr().Is6() == is6 {
+				if err := s.addAddr(nicID, a, OriginStatic); err != nil {
+					return err
+				}
+			}
 		}
+		return nil
+	}
+	if err := addAddrs(false); err != nil {
+		return err
+	}
+	if err := s.ns.EnableNIC(nicID); err != nil {
+		return fmt.Errorf("enable interface %s: %w", s.name, errno(err))
+	}
+	if err := addAddrs(true); err != nil {
+		return err
 	}
 	for _, gw := range cfg.Gateways {
 		if err := s.AddRoute(context.Background(), Route{Dst: defaultDst(gw), Gateway: gw, Origin: OriginStatic}); err != nil {
 			return err
 		}
-	}
-	if err := s.ns.EnableNIC(nicID); err != nil {
-		return fmt.Errorf("enable interface %s: %w", s.name, errno(err))
 	}
 	s.auto.start(cfg.Addrs)
 	return nil
@@ -227,11 +246,8 @@ func (s *Stack) Shutdown(ctx context.Context) error {
 func (s *Stack) draining() int {
 	n := 0
 	for _, e := range s.endpoints() {
-		if e, ok := e.(*tcp.Endpoint); ok {
-			switch e.EndpointState() {
-			case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
-				n++
-			}
+		if e, ok := e.(*tcp.Endpoint); ok && delivering(e) {
+			n++
 		}
 	}
 	return n
@@ -256,13 +272,64 @@ func (s *Stack) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.closed)
 		s.auto.stop()
-		// First the endpoints, while a reset can still be sent …
-		s.ns.Close()
+		// First the resets of what is still open, while they can be sent …
+		s.abort()
 		// … then the wire: netstack must not be left with a reader, see tapendpoint.
 		s.closeErr = s.ep.Stop()
+		s.ns.Close()
 		s.ns.Wait()
 	})
 	return s.closeErr
+}
+
+// abort resets every connection whose peer would otherwise wait in vain. Those
+// that were closed in good order and only wait for the peer's side are spared: a
+// reset could cost their peer what it has not read yet.
+func (s *Stack) abort() {
+	for _, e := range s.endpoints() {
+		if e, ok := e.(*tcp.Endpoint); ok && (e.EndpointState() != tcp.StateFinWait2 || s.open.has(e)) {
+			e.Abort()
+		}
+	}
+}
+
+// openConns are the connections that their owner has not closed, which netstack
+// does not tell of a connection in FIN-WAIT-2.
+type openConns struct {
+	mu sync.Mutex
+	m  map[tcpip.Endpoint]struct{}
+}
+
+func (o *openConns) add(ep tcpip.Endpoint) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.m == nil {
+		o.m = make(map[tcpip.Endpoint]struct{})
+	}
+	o.m[ep] = struct{}{}
+}
+
+func (o *openConns) remove(ep tcpip.Endpoint) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.m, ep)
+}
+
+func (o *openConns) has(ep tcpip.Endpoint) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.m[ep]
+	return ok
+}
+
+// delivering reports whether a connection has something its peer did not
+// acknowledge, its FIN included.
+func delivering(e *tcp.Endpoint) bool {
+	switch e.EndpointState() {
+	case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+		return true
+	}
+	return false
 }
 
 // randomHardwareAddr returns a unicast, locally administered address (IEEE 802,
