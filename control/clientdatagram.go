@@ -104,7 +104,7 @@ func (c *DatagramConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error
 				return 0, netip.AddrPort{}, c.opError("read", c.RemoteAddr(), *errno)
 			}
 		}
-		n, err := c.ep.recv(func() []byte { return *p }, nil, nil)
+		n, err := c.ep.recv(func(fd int) (int, error) { return recvNow(fd, *p) })
 		if err != nil || n == 0 {
 			return 0, netip.AddrPort{}, c.opError("read", c.RemoteAddr(), c.over(err))
 		}

@@ -58,7 +58,7 @@ func (c *clientICMP) reader() {
 	defer close(c.done)
 	for {
 		p := datagramBuffers.Get().(*[]byte)
-		n, err := c.ep.recv(func() []byte { return *p }, nil, nil)
+		n, err := c.ep.recv(func(fd int) (int, error) { return recvNow(fd, *p) })
 		if err != nil || n == 0 {
 			datagramBuffers.Put(p)
 			return

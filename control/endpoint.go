@@ -155,30 +155,13 @@ func rawError(err error) error {
 	return net.ErrClosed
 }
 
-// recv calls recvfrom once data, an end or an error is there. pick is asked for a
-// buffer before each attempt, and drop told when the attempt found nothing; stop,
-// if there is one, may then end the wait with 0 and nil.
-func (e *endpoint) recv(pick func() []byte, drop func(), stop func() bool) (n int, err error) {
+// recv calls try once data, an end or an error may be there, and again each time it
+// answers EAGAIN.
+func (e *endpoint) recv(try func(fd int) (int, error)) (n int, err error) {
 	var opErr error
 	err = e.rc.Read(func(fd uintptr) bool {
-		b := pick()
-		for {
-			n, opErr = recvNow(int(fd), b)
-			if opErr != syscall.EINTR {
-				break
-			}
-		}
-		if opErr == syscall.EAGAIN {
-			if drop != nil {
-				drop()
-			}
-			if stop != nil && stop() {
-				n, opErr = 0, nil
-				return true
-			}
-			return false
-		}
-		return true
+		n, opErr = try(int(fd))
+		return opErr != syscall.EAGAIN
 	})
 	if err != nil {
 		return 0, rawError(err)
@@ -194,7 +177,7 @@ func (e *endpoint) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	n, err := e.recv(func() []byte { return b }, nil, nil)
+	n, err := e.recv(func(fd int) (int, error) { return recvNow(fd, b) })
 	if n == 0 && err == nil {
 		err = io.EOF
 	}

@@ -138,6 +138,9 @@ func errnoName(e syscall.Errno) string {
 	if e == 0 {
 		return ""
 	}
+	if e == syscall.EOPNOTSUPP { // sockets call ENOTSUP that
+		return "EOPNOTSUPP"
+	}
 	if name := unix.ErrnoName(e); name != "" {
 		return name
 	}
@@ -148,7 +151,7 @@ func errnoName(e syscall.Errno) string {
 const maxErrno = 4095
 
 var errnoNumbers = sync.OnceValue(func() map[string]syscall.Errno {
-	m := make(map[string]syscall.Errno)
+	m := map[string]syscall.Errno{"EOPNOTSUPP": syscall.EOPNOTSUPP, "EWOULDBLOCK": syscall.EWOULDBLOCK}
 	for e := syscall.Errno(1); e <= maxErrno; e++ {
 		if name := unix.ErrnoName(e); name != "" {
 			m[name] = e

@@ -102,21 +102,21 @@ func (p *packetPump) upstream() {
 	var scratch [icmpHeaderLen]byte
 	for {
 		var buf *[]byte
-		ended := false
-		n, err := p.ep.recv(func() []byte {
+		n, err := p.ep.recv(func(fd int) (int, error) {
 			if buf == nil {
 				buf = datagramBuffers.Get().(*[]byte)
 			}
-			return *buf
-		}, func() {
-			datagramBuffers.Put(buf)
-			buf = nil
-		}, func() bool {
-			// A SOCK_DGRAM that was shut down never reports an end.
-			ended = p.closing.Load()
-			return ended
+			n, err := recvNow(fd, *buf)
+			if err == syscall.EAGAIN {
+				datagramBuffers.Put(buf)
+				buf = nil
+				if p.closing.Load() { // a SOCK_DGRAM that was shut down never reports an end
+					err = io.EOF
+				}
+			}
+			return n, err
 		})
-		if err != nil || ended || n == 0 && !p.raw {
+		if err != nil || n == 0 && !p.raw {
 			if buf != nil {
 				datagramBuffers.Put(buf)
 			}

@@ -32,7 +32,10 @@ type pump struct {
 	moved    atomic.Int64
 	closing  atomic.Bool // finish or kill was called
 	failOnce sync.Once
-	err      atomic.Pointer[error] // what fail told
+	// err is what fail told. Nothing is read from the program after it, so that what it
+	// writes then stays unread.
+	err      atomic.Pointer[error]
+	readMu   sync.Mutex // held while reading, and to set err
 	released chan struct{}
 	relOnce  sync.Once
 }
@@ -70,7 +73,9 @@ func (p *pump) fail(err error) {
 		return
 	}
 	p.failOnce.Do(func() {
+		p.readMu.Lock()
 		p.err.Store(&err)
+		p.readMu.Unlock()
 		if p.failed != nil {
 			p.failed(err)
 		}
@@ -121,15 +126,22 @@ func (p *pump) upstream() {
 	for {
 		// The buffer is taken when data is there, so that an idle connection holds none.
 		var buf *[]byte
-		n, err := p.ep.recv(func() []byte {
+		n, err := p.ep.recv(func(fd int) (int, error) {
+			p.readMu.Lock()
+			defer p.readMu.Unlock()
+			if p.err.Load() != nil {
+				return 0, errFailed
+			}
 			if buf == nil {
 				buf = buffers.Get().(*[]byte)
 			}
-			return *buf
-		}, func() {
-			buffers.Put(buf)
-			buf = nil
-		}, nil)
+			n, err := recvNow(fd, *buf)
+			if err == syscall.EAGAIN {
+				buffers.Put(buf)
+				buf = nil
+			}
+			return n, err
+		})
 		var werr error
 		if n > 0 {
 			p.touch()
@@ -141,6 +153,8 @@ func (p *pump) upstream() {
 		switch {
 		case werr != nil:
 			p.writeFailed(werr)
+			return
+		case err == errFailed:
 			return
 		case err != nil:
 			// ECONNRESET: the program closed with data it had not read.
@@ -181,8 +195,10 @@ func (p *pump) gone(unread bool) {
 // that arrived before the error.
 func (p *pump) writeFailed(err error) {
 	p.fail(err)
-	p.ep.CloseRead()
-	p.ep.discardAllButOne()
+	if !p.hold {
+		p.ep.CloseRead()
+		p.ep.discardAllButOne()
+	}
 }
 
 // downstream copies from the stack to the program. Its error is what ended the
@@ -239,6 +255,9 @@ type downWriter struct {
 	discard bool // the program shut down its reading
 	gone    bool
 }
+
+// errFailed ends upstream after fail.
+var errFailed = errors.New("connection has failed")
 
 var errProgramGone = errors.New("program has closed its end")
 

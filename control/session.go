@@ -188,8 +188,9 @@ func (s *session) handle(r Request, fd int) {
 	s.ops.Add(1)
 	go func() {
 		defer s.ops.Done()
-		defer done()
-		s.finish(r, op(ctx, r, fd))
+		res := op(ctx, r, fd)
+		done() // the id is free when its reply is there
+		s.finish(r, res)
 	}()
 }
 

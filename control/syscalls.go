@@ -18,11 +18,15 @@ func recvNow(fd int, b []byte) (int, error) {
 		msg.Iov = &iov
 		msg.SetIovlen(1)
 	}
-	n, _, errno := syscall.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT)
-	if errno != 0 {
-		return 0, errno
+	for {
+		n, _, errno := syscall.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT)
+		if errno == 0 {
+			return int(n), nil
+		}
+		if errno != syscall.EINTR {
+			return 0, errno
+		}
 	}
-	return int(n), nil
 }
 
 // sendNow is send(2) with MSG_DONTWAIT and no SIGPIPE.

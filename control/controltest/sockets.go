@@ -121,7 +121,8 @@ func (b *Backend) Socket(network string) (control.Socket, error) {
 		f.Close()
 		return nil, err
 	}
-	return &socket{options: options{rc}, f: f, six: domain == unix.AF_INET6}, nil
+	s := &socket{options: options{rc}, f: f, six: domain == unix.AF_INET6}
+	return s, s.SetOption("so.reuseaddr", 1) // as package net does it
 }
 
 type socket struct {
