@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/ustack/ustack/control"
-	"github.com/ustack/ustack/link/spec"
 	"github.com/ustack/ustack/stack"
 )
 
@@ -23,7 +22,7 @@ type backend struct {
 	// Stack answers what has the same signature on both sides. It is set before
 	// the server serves.
 	*stack.Stack
-	spec    spec.Spec
+	link    string // as given to --link
 	started time.Time
 	log     *slog.Logger
 
@@ -33,8 +32,8 @@ type backend struct {
 
 var _ control.Backend = (*backend)(nil)
 
-func newBackend(sp spec.Spec, log *slog.Logger) *backend {
-	return &backend{spec: sp, started: time.Now(), log: log}
+func newBackend(link string, log *slog.Logger) *backend {
+	return &backend{link: link, started: time.Now(), log: log}
 }
 
 // warn logs conditions that the user should know of, and keeps them for Status.
@@ -86,6 +85,9 @@ func (b *backend) Status() control.Status {
 	b.mu.Lock()
 	warnings := slices.Concat(b.warnings, b.Stack.Warnings())
 	b.mu.Unlock()
+	if !b.hasAddress() {
+		warnings = append(warnings, noAddress)
+	}
 	return control.Status{
 		Version:  versionText(),
 		PID:      os.Getpid(),
@@ -101,6 +103,17 @@ func (b *backend) Status() control.Status {
 	}
 }
 
+// noAddress is the warning of a stack that can reach nobody.
+const noAddress = "the stack has no address: give it one with 'ustack addr add CIDR', or start it with --addr, --dhcp or --slaac"
+
+// hasAddress reports whether the stack has an address beyond those that every
+// stack has.
+func (b *backend) hasAddress() bool {
+	return slices.ContainsFunc(b.Stack.Addrs(), func(a stack.Addr) bool {
+		return a.Origin != stack.OriginLoopback && a.Origin != stack.OriginLinkLocal
+	})
+}
+
 // Links implements control.Backend.
 func (b *backend) Links() []control.Link {
 	return convert(b.Stack.Links(), func(l stack.Link) control.Link {
@@ -111,7 +124,7 @@ func (b *backend) Links() []control.Link {
 			TxFrames: l.Stats.TxFrames, TxBytes: l.Stats.TxBytes, Drops: l.Stats.Drops,
 		}
 		if l.Kind != loopbackKind {
-			out.Spec, out.OffloadsRX, out.OffloadsTX = b.spec.String(), l.RX.String(), l.TX.String()
+			out.Spec, out.OffloadsRX, out.OffloadsTX = b.link, l.RX.String(), l.TX.String()
 		}
 		return out
 	})

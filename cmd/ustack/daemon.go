@@ -37,11 +37,12 @@ type daemon struct {
 	device  link.Device
 	host    *hostnet.Host
 	stack   *stack.Stack
+	dhcp    *stack.DHCPClient // nil unless --dhcp
 	probes  *probes
 }
 
 func newDaemon(set *settings, log *slog.Logger, out io.Writer) *daemon {
-	return &daemon{set: set, log: log, out: out, backend: newBackend(set.spec, log)}
+	return &daemon{set: set, log: log, out: out, backend: newBackend(set.link, log)}
 }
 
 // run brings everything up, serves until stop ends or the link does, and releases
@@ -207,6 +208,11 @@ func (d *daemon) end(hurry context.Context) error {
 		d.probes.stop()
 	}
 	begin := time.Now()
+	hurry, cancel := context.WithCancel(hurry)
+	defer cancel()
+	if d.stack != nil && d.stack.Err() != nil {
+		cancel() // the link is gone: nothing can be delivered any more
+	}
 	if d.server != nil {
 		ctx, cancel := context.WithDeadline(hurry, begin.Add(drainFlows))
 		if d.served == nil {
@@ -216,6 +222,9 @@ func (d *daemon) end(hurry context.Context) error {
 			<-d.served
 		}
 		cancel()
+	}
+	if d.dhcp != nil {
+		errs = append(errs, d.dhcp.Close())
 	}
 	if d.stack != nil {
 		ctx, cancel := context.WithDeadline(hurry, begin.Add(drainTCP))

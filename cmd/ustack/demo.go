@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"time"
 
@@ -14,7 +15,6 @@ import (
 
 	"github.com/ustack/ustack/control"
 	"github.com/ustack/ustack/internal/demo"
-	"github.com/ustack/ustack/link/spec"
 	"github.com/ustack/ustack/stack"
 )
 
@@ -42,10 +42,13 @@ memory, between two stacks, and says why.`,
 				level = slog.LevelDebug
 			}
 			log := slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: level}))
+			// Whoever reads the screen may go away, and that must not keep the demo from
+			// cleaning up.
+			signal.Ignore(syscall.SIGPIPE)
 			cfg := demo.Config{
 				Out: a.Stdout,
 				Backend: func(s *stack.Stack) control.Backend {
-					b := newBackend(spec.Spec{}, log)
+					b := newBackend("", log)
 					b.Stack = s
 					return b
 				},

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -59,6 +61,27 @@ func TestDemoInMemory(t *testing.T) {
 	checkScreen(t, stdout, "10.0.0.4")
 	if !strings.Contains(stdout, "--memory asks for it") {
 		t.Errorf("the reason is not given:\n%s", stdout)
+	}
+}
+
+// When nobody reads the screen any more, the demo ends and cleans up.
+func TestDemoWithoutAReader(t *testing.T) {
+	dir := t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer w.Close()
+	cmd := ustack("demo", "--memory")
+	cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+	cmd.Stdout = w
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != exitError {
+		t.Errorf("ended with %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 

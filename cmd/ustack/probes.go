@@ -30,7 +30,11 @@ type probes struct {
 func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &probes{cancel: cancel}
-	for _, gw := range set.gateways {
+	for _, r := range s.Routes() {
+		gw := r.Gateway
+		if r.Dst.Bits() != 0 || !gw.IsValid() {
+			continue
+		}
 		p.done.Go(func() {
 			if !gatewayAnswers(ctx, s, gw) && ctx.Err() == nil {
 				warn(fmt.Sprintf("gateway %s is unreachable: nobody on the link answers for its address: check --gateway and the router", gw))
@@ -45,7 +49,7 @@ func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
 				if set.hostIf != "" && set.uplink == "" && set.bridge == "" && !onLink(set.addrs, server.Addr()) {
 					hint = "it is beyond the host, which forwards for the stack with --uplink auto; or name another with --dns"
 				}
-				warn(fmt.Sprintf("DNS server %s does not answer (%v): %s", server, err, hint))
+				warn(fmt.Sprintf("DNS server %s does not answer: %v: %s", server, err, hint))
 			}
 		})
 	}
@@ -105,5 +109,5 @@ func askDNS(ctx context.Context, s *stack.Stack, server netip.AddrPort) error {
 			return err // such as ECONNREFUSED: nobody listens there
 		}
 	}
-	return errors.New("no answer")
+	return fmt.Errorf("nothing came within %v", probeWait)
 }

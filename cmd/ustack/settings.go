@@ -17,6 +17,7 @@ import (
 // settings are what up does, checked as far as that is possible without
 // touching anything.
 type settings struct {
+	link        string // as given
 	spec        spec.Spec
 	hostIf      string // the host's interface behind the link, or ""
 	addrs       []netip.Prefix
@@ -47,7 +48,7 @@ func (s *settings) hasIPv6() bool {
 // written and what to write instead.
 func (f *upFlags) resolve(from origins) (*settings, error) {
 	s := &settings{
-		mtu: f.mtu, dhcp: f.dhcp, slaac: f.slaac,
+		link: f.link, mtu: f.mtu, dhcp: f.dhcp, slaac: f.slaac,
 		uplink: f.uplink, bridge: f.bridge, socket: f.socket,
 	}
 	for _, step := range []func(*settings, origins) error{

@@ -154,6 +154,47 @@ func changeWhileUp(t *testing.T, ns *netlab.NS, socket string) {
 	}
 }
 
+func TestUpNotifiesSystemd(t *testing.T) {
+	ns := netlab.New(t, "host")
+	dir := socketDir(t)
+	socket, notify := filepath.Join(dir, "u.sock"), filepath.Join(dir, "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	config := filepath.Join(dir, "ustack.toml")
+	if err := os.WriteFile(config, []byte("socket = \""+socket+"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := ustack("up", "--config", config)
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify, "USTACK_SOCKET="+socket+".not")
+	p := ns.StartCmd(t, cmd)
+	message := func() string {
+		t.Helper()
+		b := make([]byte, 4096)
+		manager.SetReadDeadline(time.Now().Add(20 * time.Second))
+		n, err := manager.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	if got := message(); !strings.HasPrefix(got, "READY=1\nSTATUS=ready on tap0: 10.0.0.4/24, ") {
+		t.Errorf("ready: %q", got)
+	}
+	if _, err := os.Stat(socket); err != nil {
+		t.Errorf("the socket of the configuration file: %v", err)
+	}
+	p.Signal(t, syscall.SIGTERM)
+	if got := message(); got != "STOPPING=1" {
+		t.Errorf("stopping: %q", got)
+	}
+	if code := p.Wait(t, 5*time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 func TestUpEndsWhenTheLinkIsGone(t *testing.T) {
 	ns := netlab.New(t, "host")
 	socket := filepath.Join(socketDir(t), "u.sock")

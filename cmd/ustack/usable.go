@@ -2,70 +2,70 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ustack/ustack/stack"
 )
 
-// How long the checks for duplicates may take that an address has to pass before
-// it is used, and how long the search for a router.
+// How long up waits for a DHCP lease, and for a router's prefix.
 const (
-	checkLimit = 5 * time.Second
+	dhcpLimit  = 30 * time.Second
 	slaacLimit = 15 * time.Second
 )
 
-// waitUsable waits until the addresses that were asked for can be used.
-func (d *daemon) waitUsable(ctx context.Context) error {
-	if err := d.waitAddrs(ctx, checkLimit, func(addrs []stack.Addr) bool {
-		for _, a := range addrs {
-			if a.Origin == stack.OriginStatic && a.State == stack.AddrTentative {
-				return false
-			}
-		}
-		return true
-	}); err != nil && ctx.Err() != nil {
-		return err
+// waitUsable waits until the stack has the addresses that were asked for. Static
+// ones can be used at once; the stack checks meanwhile whether somebody else has
+// them, and warns.
+func (d *daemon) waitUsable(stop context.Context) error {
+	g, ctx := errgroup.WithContext(stop)
+	if d.set.dhcp {
+		g.Go(func() (err error) {
+			name, _ := os.Hostname() // "" sends none
+			d.dhcp, err = d.stack.DHCP(ctx, stack.DHCPConfig{Hostname: hostLabel(name), Timeout: dhcpLimit})
+			return err
+		})
 	}
 	if d.set.slaac {
-		err := d.waitAddrs(ctx, slaacLimit, func(addrs []stack.Addr) bool {
-			for _, a := range addrs {
-				if a.Origin == stack.OriginSLAAC && a.State == stack.AddrAssigned {
-					return true
-				}
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, slaacLimit)
+			defer cancel()
+			err := d.stack.WaitSLAAC(ctx)
+			// With another address the stack is of use without a router, which may
+			// still come.
+			if errors.Is(err, context.DeadlineExceeded) && (len(d.set.addrs) > 0 || d.set.dhcp) {
+				d.backend.warn(err.Error())
+				return nil
 			}
-			return false
+			return err
 		})
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil && len(d.set.addrs) == 0 && !d.set.dhcp:
-			return fmt.Errorf("link %s: no router advertised a prefix for SLAAC within %v: check that a router is on the link, or give --addr", d.device.Info().Name, slaacLimit)
-		case err != nil:
-			d.backend.warn(fmt.Sprintf("no router advertised a prefix for SLAAC within %v", slaacLimit))
-		}
 	}
-	if len(d.set.addrs) == 0 && !d.set.dhcp && !d.set.slaac {
-		d.backend.warn("the stack has no address: give it one with 'ustack addr add CIDR', or start it with --addr, --dhcp or --slaac")
+	if err := g.Wait(); err != nil {
+		if stop.Err() != nil {
+			return stop.Err()
+		}
+		return err
+	}
+	if !d.backend.hasAddress() {
+		d.log.Warn(noAddress)
+	}
+	if servers, _ := d.stack.DNS(); len(servers) == 0 && (d.set.dhcp || d.set.slaac) {
+		d.backend.warn(fmt.Sprintf("no DNS server came with the address of %s: names do not resolve: name one with --dns", d.stack.Name()))
 	}
 	return nil
 }
 
-// waitAddrs waits until ok is true of the stack's addresses. netstack tells nobody
-// when they change.
-func (d *daemon) waitAddrs(ctx context.Context, limit time.Duration, ok func([]stack.Addr) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok(d.stack.Addrs()) {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-d.stack.Done():
-			return d.stack.Err()
-		}
+// hostLabel returns the first label of a host name, which is what DHCP servers
+// register (RFC 2132 section 3.14).
+func hostLabel(name string) string {
+	label, _, _ := strings.Cut(name, ".")
+	if !isDomain(label) {
+		return ""
 	}
-	return nil
+	return label
 }

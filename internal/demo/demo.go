@@ -133,6 +133,7 @@ type show struct {
 	socket string
 	world  *world
 	begin  time.Time // when the stack was started
+	err    error     // the first error of out
 }
 
 func (s *show) run() error {
@@ -184,7 +185,7 @@ func (s *show) run() error {
 		return err
 	}
 	s.printf("\nDone. Your turn: 'ustack up --uplink auto' puts the stack on a tap of this machine.")
-	return nil
+	return s.err
 }
 
 // step runs one command and shows it, the frames that crossed the wire meanwhile,
@@ -206,7 +207,7 @@ func (s *show) step(command string, output *bytes.Buffer, run func() int, check 
 	if err := check(frames); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	return nil
+	return s.err // nobody looks any more
 }
 
 // frames shows the frames since the last call, with the time since begin.
@@ -283,6 +284,8 @@ func (s *show) printf(format string, args ...any) {
 		if r := []rune(line); len(r) > width {
 			line = string(r[:width-1]) + "…"
 		}
-		fmt.Fprintln(s.out, line)
+		if _, err := fmt.Fprintln(s.out, line); err != nil && s.err == nil {
+			s.err = err
+		}
 	}
 }
