@@ -151,7 +151,7 @@ func TestSLAAC(t *testing.T) {
 	startDNS(t, router, dir)
 	conf := filepath.Join(dir, "radvd.conf")
 	if err := os.WriteFile(conf, []byte(`interface eth0 {
-	AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; MinDelayBetweenRAs 0.03;
+	AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;
 	prefix 2001:db8:5::/64 { AdvOnLink on; AdvAutonomous on; };
 	RDNSS 2001:db8:5::1 { AdvRDNSSLifetime 300; };
 };
