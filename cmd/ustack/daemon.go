@@ -106,6 +106,10 @@ func (d *daemon) setUpHost(context.Context) (err error) {
 	if d.set.hostIf == "" {
 		return nil
 	}
+	networks := d.set.addrs
+	if len(networks) == 0 {
+		networks = d.set.hostAddrs // where DHCP or SLAAC will put the stack
+	}
 	d.host, err = hostnet.Setup(hostnet.Config{
 		Tap:      d.device.Info().Name,
 		Addrs:    d.set.hostAddrs,
@@ -113,7 +117,7 @@ func (d *daemon) setUpHost(context.Context) (err error) {
 		MTU:      d.set.mtu,
 		Uplink:   d.set.uplink,
 		Bridge:   d.set.bridge,
-		Networks: d.set.addrs,
+		Networks: networks,
 		Logger:   d.log,
 	})
 	if errors.Is(err, hostnet.ErrConfig) {

@@ -41,6 +41,7 @@ func checkScreen(t *testing.T, screen, client string) {
 }
 
 func TestDemoInNamespaces(t *testing.T) {
+	t.Parallel()
 	ns := netlab.New(t, "outer")
 	before := ns.Run(t, "ip", "-o", "addr")
 	stdout, stderr, code := output(t, ns, "demo")

@@ -16,8 +16,9 @@ func (a *app) upCommand() *cobra.Command {
 		Use:   "up [flags]",
 		Short: "run the stack on a link, in the foreground",
 		Long: `Runs the stack on a link, in the foreground, until SIGTERM or SIGINT. When it is
-usable (addresses checked, DHCP lease held) it prints one line on standard output
-and notifies systemd; the log goes to standard error.
+usable it prints one line on standard output and notifies systemd; the log goes to
+standard error. With --dhcp that is when it holds a lease, with --slaac when a router
+has given it a prefix; for both it waits at most 30 s.
 
 Without flags the link is tap0, the stack has ` + defaultAddr + `, and the host has
 ` + defaultHostAddr + ` on the other side, as the stack's gateway. The addresses of

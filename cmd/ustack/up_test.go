@@ -70,6 +70,7 @@ func output(t *testing.T, ns *netlab.NS, args ...string) (stdout, stderr string,
 }
 
 func TestUp(t *testing.T) {
+	t.Parallel()
 	ns := netlab.New(t, "host")
 	socket := filepath.Join(socketDir(t), "u.sock")
 	p, ready := startUp(t, ns, "--socket", socket)
@@ -155,6 +156,7 @@ func changeWhileUp(t *testing.T, ns *netlab.NS, socket string) {
 }
 
 func TestUpNotifiesSystemd(t *testing.T) {
+	t.Parallel()
 	ns := netlab.New(t, "host")
 	dir := socketDir(t)
 	socket, notify := filepath.Join(dir, "u.sock"), filepath.Join(dir, "notify")
@@ -196,6 +198,7 @@ func TestUpNotifiesSystemd(t *testing.T) {
 }
 
 func TestUpEndsWhenTheLinkIsGone(t *testing.T) {
+	t.Parallel()
 	ns := netlab.New(t, "host")
 	socket := filepath.Join(socketDir(t), "u.sock")
 	p, _ := startUp(t, ns, "--socket", socket)
@@ -212,6 +215,7 @@ func TestUpEndsWhenTheLinkIsGone(t *testing.T) {
 }
 
 func TestUpWarnsOfWhatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	ns := netlab.New(t, "host")
 	socket := filepath.Join(socketDir(t), "u.sock")
 	p, _ := startUp(t, ns, "--socket", socket, "--gateway", "10.0.0.77", "--dns", "10.0.0.5")
@@ -225,6 +229,7 @@ func TestUpWarnsOfWhatDoesNotAnswer(t *testing.T) {
 }
 
 func TestUpSurvivesAClosedOutput(t *testing.T) {
+	t.Parallel()
 	ns := netlab.New(t, "host")
 	socket := filepath.Join(socketDir(t), "u.sock")
 	r, w, err := os.Pipe()

@@ -13,11 +13,8 @@ import (
 	"github.com/ustack/ustack/stack"
 )
 
-// How long up waits for a DHCP lease, and for a router's prefix.
-const (
-	dhcpLimit  = 30 * time.Second
-	slaacLimit = 15 * time.Second
-)
+// usableLimit is how long up waits for a DHCP lease, and for a router's prefix.
+const usableLimit = 30 * time.Second
 
 // waitUsable waits until the stack has the addresses that were asked for. Static
 // ones can be used at once; the stack checks meanwhile whether somebody else has
@@ -27,13 +24,13 @@ func (d *daemon) waitUsable(stop context.Context) error {
 	if d.set.dhcp {
 		g.Go(func() (err error) {
 			name, _ := os.Hostname() // "" sends none
-			d.dhcp, err = d.stack.DHCP(ctx, stack.DHCPConfig{Hostname: hostLabel(name), Timeout: dhcpLimit})
+			d.dhcp, err = d.stack.DHCP(ctx, stack.DHCPConfig{Hostname: hostLabel(name), Timeout: usableLimit})
 			return err
 		})
 	}
 	if d.set.slaac {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, slaacLimit)
+			ctx, cancel := context.WithTimeout(ctx, usableLimit)
 			defer cancel()
 			err := d.stack.WaitSLAAC(ctx)
 			// With another address the stack is of use without a router, which may
