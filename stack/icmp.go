@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -40,10 +42,14 @@ type ICMPConn struct {
 	buf    bytes.Buffer
 
 	localMu sync.Mutex
-	local   []ICMPMessage // made here, see unreachable
+	local   []ICMPMessage // not from the raw endpoint: see unreachable and icmp6Conns
 }
 
-// maxLocal bounds the messages an ICMPConn holds that the stack itself made.
+// maxICMP is the largest ICMP message in bytes: what an IPv4 packet without
+// options holds (RFC 791 section 3.1).
+const maxICMP = 65535 - header.IPv4MinimumSize
+
+// maxLocal bounds the messages an ICMPConn holds besides its raw endpoint's.
 const maxLocal = 64
 
 // ICMP makes an ICMP socket; network is "ip4" or "ip6".
@@ -75,6 +81,9 @@ func (s *Stack) ICMP(network string) (*ICMPConn, error) {
 		return nil, c.opErr("listen", sysErr("bind", terr))
 	}
 	c.pollable.init(ep, wq)
+	if c.proto == ipv6.ProtocolNumber {
+		s.icmp6.add(c)
+	}
 	return c, nil
 }
 
@@ -175,8 +184,51 @@ func (c *ICMPConn) WriteICMP(data []byte, to netip.Addr) error {
 	if c.ownEcho(msg, to) {
 		return nil
 	}
-	if _, terr := c.ep.Write(bytes.NewReader(msg), tcpip.WriteOptions{To: &full}); terr != nil {
-		return fail(sysErr("sendto", terr))
+	if err := c.send(route, msg); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// send puts a message on the wire, in fragments where it exceeds the MTU and the
+// option "ip.mtu_discover" allows it. A raw endpoint's own Write never fragments.
+func (c *ICMPConn) send(route *gstack.Route, msg []byte) error {
+	if route.IsOutboundBroadcast() && !c.ep.SocketOptions().GetBroadcast() {
+		return os.NewSyscallError("sendto", syscall.EACCES)
+	}
+	if len(msg) > maxICMP {
+		return os.NewSyscallError("sendto", syscall.EMSGSIZE)
+	}
+	params := gstack.NetworkHeaderParams{Protocol: header.ICMPv4ProtocolNumber, TTL: route.DefaultTTL()}
+	ttl, tos, unset := tcpip.IPv4TTLOption, tcpip.IPv4TOSOption, tcpip.UseDefaultIPv4TTL
+	if c.proto == ipv6.ProtocolNumber {
+		params.Protocol = header.ICMPv6ProtocolNumber
+		ttl, tos, unset = tcpip.IPv6HopLimitOption, tcpip.IPv6TrafficClassOption, tcpip.UseDefaultIPv6HopLimit
+	}
+	if header.IsV4MulticastAddress(route.RemoteAddress()) || header.IsV6MulticastAddress(route.RemoteAddress()) {
+		ttl, unset = tcpip.MulticastTTLOption, -1
+	}
+	if v, terr := c.ep.GetSockOptInt(ttl); terr == nil && v != unset {
+		params.TTL = uint8(v)
+	}
+	if v, terr := c.ep.GetSockOptInt(tos); terr == nil {
+		params.TOS = uint8(v)
+	}
+	fits := len(msg) <= int(route.MTU())
+	if mode, terr := getMTUDiscover(c.ep); terr == nil {
+		if mode == pmtuDo && !fits {
+			return os.NewSyscallError("sendto", syscall.EMSGSIZE)
+		}
+		params.DF = mode != pmtuDont && fits
+	}
+	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{
+		ReserveHeaderBytes: int(route.MaxHeaderLength()),
+		Payload:            buffer.MakeWithData(msg),
+	})
+	defer pkt.DecRef()
+	pkt.TransportProtocolNumber = params.Protocol
+	if terr := route.WritePacket(params, pkt); terr != nil {
+		return sysErr("sendto", terr)
 	}
 	return nil
 }
@@ -272,7 +324,7 @@ func unreachable(msg []byte, from, to netip.Addr) ICMPMessage {
 
 // Close closes the socket.
 func (c *ICMPConn) Close() error {
-	if !c.release(c.ep.Close) {
+	if !c.release(func() { c.s.icmp6.remove(c); c.ep.Close() }) {
 		return c.opErr("close", net.ErrClosed)
 	}
 	return nil

@@ -46,7 +46,7 @@ var socketOptions = map[string]option{
 	"tcp.info.snd_cwnd":  {tcpInfo(func(i *tcpip.TCPInfoOption) int { return int(i.SndCwnd) }), nil},
 	"ip.ttl":             intOption(tcpip.IPv4TTLOption),
 	"ip.tos":             intOption(tcpip.IPv4TOSOption),
-	"ip.mtu_discover":    intOption(tcpip.MTUDiscoverOption),
+	"ip.mtu_discover":    {getMTUDiscover, setMTUDiscover}, // IP_PMTUDISC_*
 	"ip.multicast_ttl":   intOption(tcpip.MulticastTTLOption),
 	"ip.multicast_loop":  boolOption((*tcpip.SocketOptions).GetMulticastLoop, (*tcpip.SocketOptions).SetMulticastLoop),
 	"ipv6.unicast_hops":  intOption(tcpip.IPv6HopLimitOption),
@@ -228,4 +228,36 @@ func getTCPState(ep tcpip.Endpoint) (int, tcpip.Error) {
 		return 0, &tcpip.ErrUnknownProtocolOption{}
 	}
 	return tcpStates[tcp.EndpointState(ep.State())].number, nil
+}
+
+// The values of IP_MTU_DISCOVER (include/uapi/linux/in.h); netstack numbers the
+// first two the other way round.
+const (
+	pmtuDont = 0
+	pmtuWant = 1
+	pmtuDo   = 2
+)
+
+func getMTUDiscover(ep tcpip.Endpoint) (int, tcpip.Error) {
+	v, terr := ep.GetSockOptInt(tcpip.MTUDiscoverOption)
+	switch tcpip.PMTUDStrategy(v) {
+	case tcpip.PMTUDiscoveryWant:
+		v = pmtuWant
+	case tcpip.PMTUDiscoveryDont:
+		v = pmtuDont
+	}
+	return v, terr
+}
+
+func setMTUDiscover(ep tcpip.Endpoint, v int) tcpip.Error {
+	switch v {
+	case pmtuDont:
+		v = int(tcpip.PMTUDiscoveryDont)
+	case pmtuWant:
+		v = int(tcpip.PMTUDiscoveryWant)
+	case pmtuDo:
+	default:
+		return &tcpip.ErrInvalidOptionValue{}
+	}
+	return ep.SetSockOptInt(tcpip.MTUDiscoverOption, v)
 }

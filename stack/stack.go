@@ -82,6 +82,7 @@ type Stack struct {
 	routes    routeOrigins
 	listeners listeners
 	open      openConns
+	icmp6     icmp6Conns
 	warn      warnings
 
 	closeOnce sync.Once
@@ -136,6 +137,7 @@ func New(cfg Config) (*Stack, error) {
 		HandleLocal: true,
 		RawFactory:  &raw.EndpointFactory{},
 	})
+	s.ns.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.icmp6.deliver)
 	if err := s.setUp(cfg); err != nil {
 		// The caller still owns the Device, so the endpoint is not stopped; it has
 		// only started to read if the NIC was made.
@@ -291,35 +293,6 @@ func (s *Stack) abort() {
 			e.Abort()
 		}
 	}
-}
-
-// openConns are the connections that their owner has not closed, which netstack
-// does not tell of a connection in FIN-WAIT-2.
-type openConns struct {
-	mu sync.Mutex
-	m  map[tcpip.Endpoint]struct{}
-}
-
-func (o *openConns) add(ep tcpip.Endpoint) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.m == nil {
-		o.m = make(map[tcpip.Endpoint]struct{})
-	}
-	o.m[ep] = struct{}{}
-}
-
-func (o *openConns) remove(ep tcpip.Endpoint) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.m, ep)
-}
-
-func (o *openConns) has(ep tcpip.Endpoint) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, ok := o.m[ep]
-	return ok
 }
 
 // delivering reports whether a connection has something its peer did not

@@ -74,6 +74,14 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, v6only bool) (
 		return nil, fail(sysErr("socket", terr))
 	}
 	ep.SocketOptions().SetV6Only(v6only)
+	if c.proto == ipv4.ProtocolNumber {
+		// netstack would set DF even on fragments, and take no notice of the ICMP
+		// errors that then come back for UDP.
+		if terr := setMTUDiscover(ep, pmtuDont); terr != nil {
+			ep.Close()
+			return nil, fail(sysErr("setsockopt", terr))
+		}
+	}
 	if terr := ep.Bind(toFull(local)); terr != nil {
 		ep.Close()
 		return nil, fail(sysErr("bind", terr))
