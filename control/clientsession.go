@@ -27,18 +27,23 @@ type Session struct {
 
 	mu      sync.Mutex
 	lastID  uint64
-	waiting map[uint64]chan Reply
+	waiting map[uint64]call
 	ends    map[uint64]*flowEnd
 	err     error // why the session is over
 
 	late sync.WaitGroup // calls whose reply nobody waits for
 }
 
+// A call is a request that waits for its reply.
+type call struct {
+	reply chan Reply // has room for it
+	opens bool       // the reply names a new flow
+}
+
 // A flowEnd tells how a flow ended.
 type flowEnd struct {
 	done chan struct{} // closed when err is final
 	err  error         // nil for an end in good order
-	soft func(error)   // of errors that end nothing; may be nil
 }
 
 // OpenSession opens a flows connection of its own, for programs that speak the
@@ -64,7 +69,7 @@ func (c *Client) OpenSession(ctx context.Context) (*Session, error) {
 	s := &Session{
 		path: c.path(), conn: conn,
 		done:    make(chan struct{}),
-		waiting: make(map[uint64]chan Reply),
+		waiting: make(map[uint64]call),
 		ends:    make(map[uint64]*flowEnd),
 	}
 	go s.read(br)
@@ -119,27 +124,23 @@ func (s *Session) dispatch(r Reply) {
 	s.mu.Lock()
 	switch {
 	case r.ID != 0:
-		ch := s.waiting[r.ID]
+		w, ok := s.waiting[r.ID]
 		delete(s.waiting, r.ID)
-		if ch == nil {
+		if !ok {
 			break
 		}
-		if r.Flow != 0 && s.ends[r.Flow] == nil {
-			s.ends[r.Flow] = &flowEnd{done: make(chan struct{})}
+		if w.opens && r.Flow != 0 {
+			if s.ends[r.Flow] == nil {
+				s.ends[r.Flow] = &flowEnd{done: make(chan struct{})}
+			}
+			r.end = s.ends[r.Flow]
 		}
-		ch <- r // has room for one
+		w.reply <- r
 	case r.Event == "ended":
 		if e := s.ends[r.Flow]; e != nil {
 			delete(s.ends, r.Flow)
 			e.err = r.Err()
 			close(e.done)
-		}
-	case r.Event == "error":
-		if e := s.ends[r.Flow]; e != nil && e.soft != nil {
-			soft := e.soft
-			s.mu.Unlock()
-			soft(r.Err())
-			return
 		}
 	case r.Event == "protocol":
 		s.mu.Unlock()
@@ -159,8 +160,8 @@ func (s *Session) end(err error) {
 	waiting, ends := s.waiting, s.ends
 	s.waiting, s.ends = nil, nil
 	s.mu.Unlock()
-	for _, ch := range waiting {
-		close(ch)
+	for _, w := range waiting {
+		close(w.reply)
 	}
 	for _, e := range ends {
 		// A connection whose daemon is gone has not ended well.
@@ -202,7 +203,7 @@ func (s *Session) Call(ctx context.Context, r Request, fd int) (Reply, error) {
 	}
 	s.lastID++
 	r.ID = s.lastID
-	s.waiting[r.ID] = ch
+	s.waiting[r.ID] = call{ch, opens(r.Op)}
 	s.mu.Unlock()
 	if err := s.write(r, fd); err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
@@ -252,25 +253,11 @@ func (s *Session) Post(r Request) {
 	}
 }
 
-// Ended returns a channel that is closed when a flow has ended, and then why. A flow
-// that is not known has ended.
-func (s *Session) Ended(flow uint64) (<-chan struct{}, func() error) {
-	e := s.flowEnd(flow)
-	return e.done, func() error { return e.err }
-}
-
-func (s *Session) flowEnd(flow uint64) *flowEnd {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.ends[flow]; e != nil {
-		return e
-	}
-	e := &flowEnd{done: make(chan struct{})}
-	if s.err != nil {
-		e.err = net.ErrClosed
-	}
-	close(e.done)
-	return e
+// Ended returns a channel that is closed when the flow that the reply opened has ended, and then
+// why: nil for an end in good order. It is for replies of socket, dial, listen, accept, udp
+// and icmp.
+func (r Reply) Ended() (<-chan struct{}, func() error) {
+	return r.end.done, func() error { return r.end.err }
 }
 
 // write sends one message, with the descriptor on its first byte, and closes the descriptor.

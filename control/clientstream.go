@@ -29,7 +29,7 @@ type clientFlow struct {
 }
 
 func newClientFlow(s *Session, rep Reply, ep *endpoint) clientFlow {
-	return clientFlow{s: s, id: rep.Flow, end: s.flowEnd(rep.Flow), ep: ep, shut: make(chan struct{})}
+	return clientFlow{s: s, id: rep.Flow, end: rep.end, ep: ep, shut: make(chan struct{})}
 }
 
 // SetOption sets a socket option by the name it has in protocol.md.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net/http"
+	"sync"
 )
 
 // connect answers CONNECT host:port: the connection becomes the stream. Bytes that
@@ -14,6 +15,9 @@ func (cc *clientConn) connect(req *http.Request, br *bufio.Reader) {
 		_ = cc.answer(&response{err: err}, true)
 		return
 	}
+	cc.srv.starting.Add(1)
+	started := sync.OnceFunc(func() { cc.srv.starting.Add(-1) })
+	defer started()
 	if _, err := io.WriteString(cc.e, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		conn.Abort()
 		return
@@ -27,7 +31,10 @@ func (cc *clientConn) connect(req *http.Request, br *bufio.Reader) {
 	key := newOwnerKey("tcp", conn.LocalAddr().String(), conn.RemoteAddr().String())
 	cc.srv.setOwner(key, cc.who)
 	defer cc.srv.dropOwner(key)
-	cc.srv.track(p, p.run)
+	done := make(chan struct{})
+	cc.srv.startPath(p, p.run, func() { close(done) })
+	started()
+	<-done
 }
 
 func (cc *clientConn) connectDial(req *http.Request) (Conn, error) {

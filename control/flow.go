@@ -122,14 +122,13 @@ func (f *flow) startStream(ep *endpoint) {
 	f.pump = p
 	f.s.paths.Add(1)
 	f.mu.Unlock()
-	go func() {
+	f.s.srv.startPath(p, p.run, func() {
 		defer f.s.paths.Done()
-		f.s.srv.track(p, p.run)
 		f.s.forget(f)
 		if p.err.Load() == nil {
 			f.s.send(Reply{Event: "ended", Flow: f.id})
 		}
-	}()
+	})
 }
 
 // close ends the flow in good order: what the program has written goes out.

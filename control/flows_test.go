@@ -265,7 +265,7 @@ func TestAttachLater(t *testing.T) {
 	if _, err := s.Call(testContext(t), control.Request{Op: "attach", Flow: flow}, theirs); !errors.Is(err, syscall.EALREADY) {
 		t.Errorf("second attach: %v", err)
 	}
-	ended, why := s.Ended(flow)
+	ended, why := rep.Ended()
 	call(control.Request{Op: "shutdown", Flow: flow, How: "write"}, -1)
 	if b, err := io.ReadAll(f); string(b) != "written before attach" || err != nil {
 		t.Errorf("%q, %v", b, err)
@@ -318,7 +318,7 @@ func TestHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended, why := s.Ended(rep.Flow)
+	ended, why := rep.Ended()
 	close(reset)
 	<-ended
 	if !errors.Is(why(), syscall.ECONNRESET) {

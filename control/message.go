@@ -56,6 +56,8 @@ type Reply struct {
 	Value  int          `json:"value,omitempty"`
 	Addrs  []netip.Addr `json:"addrs,omitempty"`
 	wireError
+
+	end *flowEnd // of the flow it opened; the client's
 }
 
 // Err is the error the Reply carries: a syscall.Errno, an error that wraps one, or

@@ -348,16 +348,15 @@ func (f *flow) attachPacket(p *packetPump, fd int) result {
 		reply: Reply{Flow: f.id, Local: addrString(f.local), Remote: addrString(f.remote)},
 		then: func() {
 			f.s.paths.Add(1)
-			go func() {
+			f.s.srv.startPath(p, p.run, func() {
 				defer f.s.paths.Done()
-				f.s.srv.track(p, p.run)
 				f.s.forget(f)
 				rep := Reply{Event: "ended", Flow: f.id}
 				if p.err != nil && !errors.Is(p.err, io.EOF) {
 					rep.wireError = toWire(p.err)
 				}
 				f.s.send(rep)
-			}()
+			})
 		},
 	}
 }

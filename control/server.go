@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,6 +53,8 @@ type ServerConfig struct {
 type Server struct {
 	cfg ServerConfig
 	log *slog.Logger
+	// starting counts flows that their clients know of and that are not in drains yet.
+	starting atomic.Int64
 	// ctx ends with Close; every connection's context comes from it.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -222,6 +225,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	defer t.Stop()
 	finished := make(map[drainer]struct{})
 	for {
+		starting := s.starting.Load() // first, or one might slip between the two
 		left := s.drainers()
 		for _, d := range left {
 			if _, ok := finished[d]; !ok && time.Since(d.lastMoved()) >= idleTime {
@@ -229,7 +233,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 				d.finish()
 			}
 		}
-		if len(left) == 0 {
+		if starting == 0 && len(left) == 0 {
 			return s.Close()
 		}
 		select {
@@ -282,8 +286,8 @@ func (s *Server) drainers() []drainer {
 	return all
 }
 
-// track registers a data path for as long as run takes. It does not start one after Close.
-func (s *Server) track(d drainer, run func()) {
+// startPath registers a data path and runs it on a goroutine, which ended is the last act of.
+func (s *Server) startPath(d drainer, run func(), ended func()) {
 	s.mu.Lock()
 	s.drains[d] = struct{}{}
 	closed := s.closed
@@ -291,10 +295,13 @@ func (s *Server) track(d drainer, run func()) {
 	if closed {
 		d.kill(true)
 	}
-	run()
-	s.mu.Lock()
-	delete(s.drains, d)
-	s.mu.Unlock()
+	go func() {
+		run()
+		s.mu.Lock()
+		delete(s.drains, d)
+		s.mu.Unlock()
+		ended()
+	}()
 }
 
 // accepting is nil unless the server ends.

@@ -202,6 +202,10 @@ type result struct {
 }
 
 func (s *session) finish(r Request, res result) {
+	if res.then != nil {
+		s.srv.starting.Add(1)
+		defer s.srv.starting.Add(-1)
+	}
 	if r.ID != 0 {
 		rep := res.reply
 		rep.ID = r.ID

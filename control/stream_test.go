@@ -232,14 +232,12 @@ func TestHalfClose(t *testing.T) {
 
 // A reset is seen after the data that came before it, by readers and by writers.
 func TestPeerResets(t *testing.T) {
-	for i, sent := range []int{0, 1, 1 << 20} {
+	for _, sent := range []int{0, 1, 1 << 20} {
 		_, c := startServer(t, &controltest.Backend{})
 		delivered := make(chan struct{})
 		conn := dialStream(t, c, kernelPeer(t, "tcp", func(c *net.TCPConn) {
 			c.Write(make([]byte, sent))
-			if i > 0 {
-				<-delivered
-			}
+			<-delivered
 			c.SetLinger(0)
 		}))
 		if _, err := io.ReadFull(conn, make([]byte, sent)); err != nil {
