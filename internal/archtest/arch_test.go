@@ -207,3 +207,23 @@ func TestNetstackIsPinned(t *testing.T) {
 		t.Errorf("go.mod does not require %s", want)
 	}
 }
+
+// A test that skips itself is a test that nobody misses: only netlab may, which
+// fails instead where everything has to be there.
+func TestOnlyNetlabSkips(t *testing.T) {
+	skip := regexp.MustCompile(`\.Skip(f|Now)?\(`)
+	for _, p := range goList(t, "./...") {
+		if p.name() == "internal/netlab" || p.name() == "internal/archtest" {
+			continue
+		}
+		for _, f := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
+			b, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at := skip.FindIndex(b); at != nil {
+				t.Errorf("%s/%s:%d skips a test", p.name(), f, 1+bytes.Count(b[:at[0]], []byte("\n")))
+			}
+		}
+	}
+}
