@@ -121,6 +121,9 @@ func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 			e := *dnsErr
 			e.Name = host
 			e.Server = ""
+			if i := strings.LastIndex(e.Err, ": "); i >= 0 && strings.Contains(e.Err[:i], "->") {
+				e.Err = e.Err[i+2:] // "i/o timeout", without the sockets it was on
+			}
 			if len(servers) > 0 && !e.IsNotFound {
 				e.Server = joinAddrs(servers)
 			}

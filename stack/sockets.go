@@ -62,6 +62,9 @@ func (s *Stack) Sockets() []SocketInfo {
 		k := SocketInfo{
 			Local: fromFull(tcpip.FullAddress{Addr: info.ID.LocalAddress, Port: info.ID.LocalPort}, info.NetProto),
 		}
+		if local, terr := ep.GetLocalAddress(); terr == nil { // of a connected UDP socket only this knows it
+			k.Local = fromFull(local, info.NetProto)
+		}
 		if info.ID.RemotePort != 0 {
 			k.Remote = fromFull(tcpip.FullAddress{Addr: info.ID.RemoteAddress, Port: info.ID.RemotePort}, info.NetProto)
 		}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ustack/ustack/internal/getopt"
 )
 
 const usage = `usage: nc [options] HOST PORT[-PORT]...
@@ -80,7 +82,7 @@ func (o *options) network() string { return o.proto() + o.family }
 // parseOptions reads the command line without the program's name.
 func parseOptions(args []string) (*options, error) {
 	o := &options{}
-	flags, operands, err := getopt(args, "46dhklnNp:q:s:uvw:z", map[string]bool{"help": false, "socket": true})
+	flags, operands, err := getopt.Parse(args, "46dhklnNp:q:s:uvw:z", map[string]bool{"help": false, "socket": true})
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +151,13 @@ func (o *options) connectOperands(operands []string) error {
 	return nil
 }
 
-func (o *options) set(f option) (err error) {
-	switch f.name {
+func (o *options) set(f getopt.Option) (err error) {
+	switch f.Name {
 	case "4", "6":
-		if o.family != "" && o.family != f.name {
+		if o.family != "" && o.family != f.Name {
 			return errors.New("only one of -4 and -6 may be given")
 		}
-		o.family = f.name
+		o.family = f.Name
 	case "d":
 		o.noStdin = true
 	case "h", "help":
@@ -168,12 +170,12 @@ func (o *options) set(f option) (err error) {
 		o.numeric = true
 	case "N":
 	case "p":
-		o.localPort, err = parsePort("tcp", f.value, 1)
+		o.localPort, err = parsePort("tcp", f.Value, 1)
 	case "q":
 		var d time.Duration
-		if strings.HasPrefix(f.value, "-") {
-			if _, err := strconv.Atoi(f.value); err != nil {
-				return fmt.Errorf("option -q: %q is not a time in seconds", f.value)
+		if strings.HasPrefix(f.Value, "-") {
+			if _, err := strconv.Atoi(f.Value); err != nil {
+				return fmt.Errorf("option -q: %q is not a time in seconds", f.Value)
 			}
 			d = -1
 		} else if d, err = seconds(f); err != nil {
@@ -181,8 +183,8 @@ func (o *options) set(f option) (err error) {
 		}
 		o.quit = &d
 	case "s":
-		o.localAddr = f.value
-		if f.value == "" {
+		o.localAddr = f.Value
+		if f.Value == "" {
 			return errors.New("option -s: the address is empty")
 		}
 	case "u":
@@ -196,19 +198,19 @@ func (o *options) set(f option) (err error) {
 	case "z":
 		o.scan = true
 	case "socket":
-		if f.value == "" {
+		if f.Value == "" {
 			return errors.New("option --socket: the path is empty")
 		}
-		o.socket = f.value
+		o.socket = f.Value
 	}
 	return err
 }
 
-func seconds(f option) (time.Duration, error) {
-	s, err := strconv.ParseFloat(f.value, 64)
+func seconds(f getopt.Option) (time.Duration, error) {
+	s, err := strconv.ParseFloat(f.Value, 64)
 	// The comparison is false for NaN.
 	if err != nil || !(s >= 0 && s < 1<<31) {
-		return 0, fmt.Errorf("option -%s: %q is not a time in seconds", f.name, f.value)
+		return 0, fmt.Errorf("option -%s: %q is not a time in seconds", f.Name, f.Value)
 	}
 	return time.Duration(s * float64(time.Second)), nil
 }

@@ -6,6 +6,8 @@ import (
 	"math"
 	"strconv"
 	"time"
+
+	"github.com/ustack/ustack/internal/getopt"
 )
 
 const (
@@ -93,14 +95,14 @@ func parseOptions(args []string) (*options, error) {
 		network: "ip", interval: time.Second, preload: 1, pmtu: -1, tos: -1,
 		size: defaultSize, linger: defaultLinger,
 	}
-	flags, operands, err := getopt(args, "46aAbc:Dfhi:I:l:M:nOp:qQ:s:t:vVw:W:",
+	flags, operands, err := getopt.Parse(args, "46aAbc:Dfhi:I:l:M:nOp:qQ:s:t:vVw:W:",
 		map[string]bool{"help": false, "version": false, "socket": true})
 	if err != nil {
 		return nil, err
 	}
 	intervalSet := false
 	for _, f := range flags {
-		if f.name == "i" {
+		if f.Name == "i" {
 			intervalSet = true
 		}
 		if err := o.set(f); err != nil {
@@ -125,10 +127,10 @@ func parseOptions(args []string) (*options, error) {
 	return o, nil
 }
 
-func (o *options) set(f option) (err error) {
-	switch f.name {
+func (o *options) set(f getopt.Option) (err error) {
+	switch f.Name {
 	case "4", "6":
-		want := "ip" + f.name
+		want := "ip" + f.Name
 		if o.network != "ip" && o.network != want {
 			return errors.New("only one of -4 and -6 may be given")
 		}
@@ -154,16 +156,16 @@ func (o *options) set(f option) (err error) {
 	case "l":
 		o.preload, err = number(f, 1, maxPreload)
 	case "M":
-		pmtu, known := map[string]int{"dont": 0, "want": 1, "do": 2, "probe": 3}[f.value]
+		pmtu, known := map[string]int{"dont": 0, "want": 1, "do": 2, "probe": 3}[f.Value]
 		if !known {
-			return fmt.Errorf("option -M: %q is none of do, want, dont, probe", f.value)
+			return fmt.Errorf("option -M: %q is none of do, want, dont, probe", f.Value)
 		}
 		o.pmtu = pmtu
 	case "n":
 	case "O":
 		o.missing = true
 	case "p":
-		o.pattern, err = parsePattern(f.value)
+		o.pattern, err = parsePattern(f.Value)
 	case "q":
 		o.quiet = true
 	case "Q":
@@ -183,27 +185,27 @@ func (o *options) set(f option) (err error) {
 	case "W":
 		o.linger, err = seconds(f)
 	case "socket":
-		if f.value == "" {
+		if f.Value == "" {
 			return errors.New("option --socket: the path is empty")
 		}
-		o.socket = f.value
+		o.socket = f.Value
 	}
 	return err
 }
 
-func number(f option, low, high int) (int, error) {
-	n, err := strconv.ParseInt(f.value, 0, 64)
+func number(f getopt.Option, low, high int) (int, error) {
+	n, err := strconv.ParseInt(f.Value, 0, 64)
 	if err != nil || n < int64(low) || n > int64(high) {
-		return 0, fmt.Errorf("invalid argument: option -%s: %q is not a number from %d to %d", f.name, f.value, low, high)
+		return 0, fmt.Errorf("invalid argument: option -%s: %q is not a number from %d to %d", f.Name, f.Value, low, high)
 	}
 	return int(n), nil
 }
 
-func seconds(f option) (time.Duration, error) {
-	s, err := strconv.ParseFloat(f.value, 64)
+func seconds(f getopt.Option) (time.Duration, error) {
+	s, err := strconv.ParseFloat(f.Value, 64)
 	// The comparison is false for NaN.
 	if err != nil || !(s >= 0 && s < maxSeconds) {
-		return 0, fmt.Errorf("invalid argument: option -%s: %q is not a time in seconds", f.name, f.value)
+		return 0, fmt.Errorf("invalid argument: option -%s: %q is not a time in seconds", f.Name, f.Value)
 	}
 	return time.Duration(s * float64(time.Second)), nil
 }

@@ -1,20 +1,22 @@
-package ping
+// Package getopt splits a command line the way getopt_long(3) does, for commands
+// whose users know iputils and netcat: bundled and permuted flags.
+package getopt
 
 import (
 	"fmt"
 	"strings"
 )
 
-// An option is one flag as given: the letter or the long name, without dashes.
-type option struct {
-	name, value string
+// An Option is one flag as given: the letter or the long name, without dashes.
+type Option struct {
+	Name, Value string
 }
 
-// getopt splits arguments as getopt_long(3) does with permutation: short flags may be
+// Parse splits arguments as getopt_long(3) does with permutation: short flags may be
 // bundled (-nq), a value may be attached (-c3), operands may stand between flags,
 // and "--" ends the flags. In short a letter followed by ':' takes a value; long
 // says of each long name whether it takes one.
-func getopt(args []string, short string, long map[string]bool) (opts []option, operands []string, err error) {
+func Parse(args []string, short string, long map[string]bool) (opts []Option, operands []string, err error) {
 	for i := 0; i < len(args); i++ {
 		a := args[i]
 		switch {
@@ -35,7 +37,7 @@ func getopt(args []string, short string, long map[string]bool) (opts []option, o
 				}
 				value = args[i]
 			}
-			opts = append(opts, option{name, value})
+			opts = append(opts, Option{name, value})
 		case len(a) > 1 && a[0] == '-':
 			for j := 1; j < len(a); j++ {
 				k := strings.IndexByte(short, a[j])
@@ -44,7 +46,7 @@ func getopt(args []string, short string, long map[string]bool) (opts []option, o
 				}
 				name := a[j : j+1]
 				if k+1 == len(short) || short[k+1] != ':' {
-					opts = append(opts, option{name, ""})
+					opts = append(opts, Option{name, ""})
 					continue
 				}
 				value := a[j+1:]
@@ -54,7 +56,7 @@ func getopt(args []string, short string, long map[string]bool) (opts []option, o
 					}
 					value = args[i]
 				}
-				opts = append(opts, option{name, value})
+				opts = append(opts, Option{name, value})
 				break
 			}
 		default:
