@@ -222,6 +222,9 @@ func (s *Stack) delAddr(a netip.Prefix) error {
 	s.warn.forget(a.Addr())
 	for _, pa := range s.ns.AllAddresses()[nicID] { // another address may still need the route
 		awp := pa.AddressWithPrefix
+		if o, _ := s.orig.get(fromAddress(awp.Address)); o.origin == OriginSLAAC {
+			continue // its router says whether the network is on the link
+		}
 		if netip.PrefixFrom(fromAddress(awp.Address), awp.PrefixLen).Masked() == a.Masked() {
 			return nil
 		}

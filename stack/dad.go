@@ -59,13 +59,10 @@ func (a *autoconf) check(ip netip.Addr) {
 
 // check6 asks with a neighbour solicitation whether somebody else has ip. This
 // check of netstack's is separate from the one that keeps an address tentative.
+// The answer is not: it comes from an address that is ours, so netstack drops it
+// and seeNeighbourAdvert hears it.
 func (a *autoconf) check6(ip netip.Addr) {
-	a.s.ns.CheckDuplicateAddress(nicID, ipv6.ProtocolNumber, toAddress(ip), func(r gstack.DADResult) {
-		if dup, ok := r.(*gstack.DADDupAddrDetected); ok {
-			// netstack's lock is held here.
-			a.spawn(func(context.Context) { a.conflict(ip, net.HardwareAddr(dup.HolderLinkAddress)) })
-		}
-	})
+	a.s.ns.CheckDuplicateAddress(nicID, ipv6.ProtocolNumber, toAddress(ip), func(gstack.DADResult) {})
 }
 
 // probe asks n times whether somebody has an IPv4 address that the stack does not
@@ -132,6 +129,15 @@ func (a *autoconf) seeARP(ip [4]byte, mac [6]byte) {
 		}
 	}
 	a.conflict(addr, net.HardwareAddr(mac[:]))
+}
+
+// seeNeighbourAdvert does the same for IPv6. An address that is tentative still
+// is netstack's to give up.
+func (a *autoconf) seeNeighbourAdvert(target [16]byte, mac [6]byte) {
+	ip := netip.AddrFrom16(target)
+	if a.stateOf(ip) != AddrTentative {
+		a.conflict(ip, net.HardwareAddr(mac[:]))
+	}
 }
 
 // conflict marks an address of ours that another station claims. Only the first

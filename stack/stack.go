@@ -115,7 +115,8 @@ func New(cfg Config) (*Stack, error) {
 	s.dns.set(cfg.DNS, cfg.Search)
 	s.auto = newAutoconf(s, cfg.SLAAC)
 	ep, err := tapendpoint.New(tapendpoint.Config{
-		Device: cfg.Device, HardwareAddr: mac, MTU: cfg.MTU, Logger: log, OnARP: s.auto.seeARP,
+		Device: cfg.Device, HardwareAddr: mac, MTU: cfg.MTU, Logger: log,
+		OnARP: s.auto.seeARP, OnNeighbourAdvert: s.auto.seeNeighbourAdvert,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("stack: %w", err)

@@ -33,6 +33,10 @@ type Config struct {
 	// OnARP, if set, sees the sender of every ARP packet that is not our own. It
 	// is called by the goroutine that delivers frames and must not block.
 	OnARP func(senderIP [4]byte, senderMAC [6]byte)
+	// OnNeighbourAdvert, if set, sees every IPv6 neighbour advertisement (RFC 4861
+	// section 4.4) that is not our own, in the same way: netstack drops those that
+	// a station with our own address sends from it.
+	OnNeighbourAdvert func(target [16]byte, senderMAC [6]byte)
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -48,6 +52,7 @@ type Endpoint struct {
 	queues []link.Queue
 	log    *slog.Logger
 	onARP  func(ip [4]byte, mac [6]byte)
+	onNA   func(target [16]byte, mac [6]byte)
 	gso    gstack.SupportedGSO
 	csum   bool // frames read may carry vouched checksums
 
@@ -112,6 +117,7 @@ func New(cfg Config) (*Endpoint, error) {
 		queues: cfg.Device.Queues(),
 		log:    log.With("link", info.Name),
 		onARP:  cfg.OnARP,
+		onNA:   cfg.OnNeighbourAdvert,
 		csum:   info.RX.Has(link.OffloadCsum),
 		mac:    tcpip.LinkAddress(cfg.HardwareAddr),
 		done:   make(chan struct{}),

@@ -60,6 +60,9 @@ func (e *Endpoint) receive(f *link.Frame) {
 	if e.onARP != nil && proto == header.ARPProtocolNumber {
 		e.seeARP(header.ARP(frame[header.EthernetMinimumSize:]), mac)
 	}
+	if e.onNA != nil && proto == header.IPv6ProtocolNumber {
+		e.seeNeighbourAdvert(frame, mac)
+	}
 
 	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: copyFrame(frame)})
 	defer pkt.DecRef()
@@ -131,4 +134,23 @@ func (e *Endpoint) seeARP(arp header.ARP, mac tcpip.LinkAddress) {
 		return
 	}
 	e.onARP([4]byte(arp.ProtocolAddressSender()), [6]byte(arp.HardwareAddressSender()))
+}
+
+// seeNeighbourAdvert reports the target of a neighbour advertisement that is not
+// from us. One that came through a router is none (RFC 4861 section 7.1.2).
+func (e *Endpoint) seeNeighbourAdvert(frame []byte, mac tcpip.LinkAddress) {
+	const (
+		nextHeader = header.EthernetMinimumSize + 6
+		hopLimit   = header.EthernetMinimumSize + 7
+		icmp       = header.EthernetMinimumSize + header.IPv6MinimumSize
+		target     = icmp + header.ICMPv6HeaderSize + 4 // after the flags
+	)
+	if len(frame) < target+header.IPv6AddressSize || frame[nextHeader] != uint8(header.ICMPv6ProtocolNumber) ||
+		frame[hopLimit] != header.NDPHopLimit || frame[icmp] != byte(header.ICMPv6NeighborAdvert) {
+		return
+	}
+	sender := frame[header.EthernetAddressSize : 2*header.EthernetAddressSize]
+	if string(sender) != string(mac) {
+		e.onNA([16]byte(frame[target:target+header.IPv6AddressSize]), [6]byte(sender))
+	}
 }
