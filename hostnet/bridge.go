@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -37,6 +38,9 @@ func (h *Host) setupBridge(tap netlink.Link) error {
 		}
 		return fmt.Errorf("put %s into bridge %s: it is a port of %s; as root: ip link set %s nomaster", tap.Attrs().Name, name, other, tap.Attrs().Name)
 	}
+	if err := h.raiseMAC(tap, br); err != nil {
+		return err
+	}
 	c := change{
 		Op: opMaster, Link: tap.Attrs().Name, Index: tap.Attrs().Index,
 		Master: name, MasterIndex: br.Attrs().Index,
@@ -45,6 +49,27 @@ func (h *Host) setupBridge(tap netlink.Link) error {
 		return needsRoot(fmt.Sprintf("put %s into bridge %s", tap.Attrs().Name, name), err, c.String())
 	}
 	h.warnBridgeFilter(name)
+	return nil
+}
+
+// raiseMAC gives the tap an address that begins with fe if its own is lower than
+// the bridge's. A bridge that nobody gave an address takes the lowest of its
+// ports' (br_stp_recalculate_bridge_id in net/bridge/br_stp_if.c), and a host
+// whose address is on it would be unreachable until its neighbours notice.
+func (h *Host) raiseMAC(tap, br netlink.Link) error {
+	old := tap.Attrs().HardwareAddr
+	if len(old) != 6 || bytes.Compare(old, br.Attrs().HardwareAddr) >= 0 {
+		return nil
+	}
+	high := bytes.Clone(old)
+	high[0] = 0xfe // unicast, locally administered
+	c := change{
+		Op: opMAC, Link: tap.Attrs().Name, Index: tap.Attrs().Index,
+		Old: old.String(), New: net.HardwareAddr(high).String(),
+	}
+	if err := h.do(c, func() error { return h.nl.LinkSetHardwareAddr(tap, high) }); err != nil {
+		return needsRoot(fmt.Sprintf("give %s an address above the one of bridge %s", c.Link, br.Attrs().Name), err, c.String())
+	}
 	return nil
 }
 

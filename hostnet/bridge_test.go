@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -66,4 +67,29 @@ func TestBridgeDown(t *testing.T) {
 	h := mustSetup(t, ns, Config{Tap: "tap0", Bridge: "br0", StateDir: t.TempDir()})
 	onlyOne(t, h.Warnings(), "bridge br0 is down", "ip link set br0 up")
 	mustClose(t, h)
+}
+
+// TestBridgeKeepsItsAddress puts a tap with a low hardware address into a bridge,
+// which takes the lowest of its ports' unless it was given one.
+func TestBridgeKeepsItsAddress(t *testing.T) {
+	ns, other := newHost(t), netlab.New(t, "outside")
+	netlab.Veth(t, ns, "port0", other, "out0")
+	ns.Bridge(t, "br0", "port0")
+	tap := ns.Link(t, "tap0")
+	low := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	if err := ns.Netlink().LinkSetHardwareAddr(tap, low); err != nil {
+		t.Fatal(err)
+	}
+	before := ns.MAC(t, "br0")
+	h := mustSetup(t, ns, Config{Tap: "tap0", Bridge: "br0", StateDir: t.TempDir()})
+	if after := ns.MAC(t, "br0"); after.String() != before.String() {
+		t.Errorf("the bridge's address went from %v to %v", before, after)
+	}
+	if !slices.Contains(h.Changes(), "ip link set tap0 address fe:00:00:00:00:01") {
+		t.Errorf("changes: %q", h.Changes())
+	}
+	mustClose(t, h)
+	if mac := ns.MAC(t, "tap0"); mac.String() != low.String() {
+		t.Errorf("the tap's address is %v afterwards, want %v", mac, low)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 const (
 	opUp     = "up"     // Link was brought up
 	opMTU    = "mtu"    // Link's MTU went from Old to New
+	opMAC    = "mac"    // Link's hardware address went from Old to New
 	opAddr   = "addr"   // Addr was added to Link
 	opRoute  = "route"  // a route to Addr was added through Link
 	opMaster = "master" // Link became a port of Master
@@ -80,6 +82,8 @@ func (c change) String() string {
 		return fmt.Sprintf("ip link set %s up", c.Link)
 	case opMTU:
 		return fmt.Sprintf("ip link set %s mtu %s", c.Link, c.New)
+	case opMAC:
+		return fmt.Sprintf("ip link set %s address %s", c.Link, c.New)
 	case opAddr:
 		return fmt.Sprintf("ip addr add %s dev %s", c.Addr, c.Link)
 	case opRoute:
@@ -221,6 +225,13 @@ func (c *change) validate() error {
 		for _, s := range []string{c.Old, c.New} {
 			if n, err := strconv.Atoi(s); err != nil || n < 1 || n > 1<<20 {
 				return fmt.Errorf("MTU %q", s)
+			}
+		}
+		return nil
+	case opMAC:
+		for _, s := range []string{c.Old, c.New} {
+			if mac, err := net.ParseMAC(s); err != nil || len(mac) != 6 {
+				return fmt.Errorf("hardware address %q", s)
 			}
 		}
 		return nil

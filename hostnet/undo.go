@@ -99,6 +99,10 @@ func (h *Host) undo(c change, own *journal) error {
 		if old, perr := strconv.Atoi(c.Old); perr == nil && strconv.Itoa(link.Attrs().MTU) == c.New {
 			err = h.nl.LinkSetMTU(link, old)
 		}
+	case opMAC:
+		if old, perr := net.ParseMAC(c.Old); perr == nil && link.Attrs().HardwareAddr.String() == c.New {
+			err = h.nl.LinkSetHardwareAddr(link, old)
+		}
 	case opAddr:
 		p, perr := netip.ParsePrefix(c.Addr)
 		if perr != nil {
