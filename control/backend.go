@@ -14,7 +14,7 @@ import (
 // Networks are those of package net: "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6".
 type Backend interface {
 	// DialContext connects to "host:port"; host may be a name, which is resolved
-	// through the stack's own DNS servers.
+	// through the stack's own DNS servers. A TCP connection implements Conn.
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 	// LookupNetIP resolves a name through the stack's DNS servers; network is
 	// "ip", "ip4" or "ip6".

@@ -10,6 +10,7 @@ import (
 
 var (
 	errTooManyFDs = errors.New("more descriptors than messages that announce them")
+	errLostFDs    = errors.New("a descriptor did not arrive: the daemon has too many open")
 	errHeadLimit  = errors.New("request head or body is too long")
 )
 
@@ -54,7 +55,7 @@ func (r *fdReader) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	if flags&unix.MSG_CTRUNC != 0 {
-		return 0, errTooManyFDs
+		return 0, errLostFDs
 	}
 	if n == 0 {
 		return 0, io.EOF

@@ -226,6 +226,15 @@ func (u *udpPacketConn) errorFrame(err error, scratch []byte) []byte {
 	return udpFrame{kind: frameError, errno: errnoOf(err)}.append(scratch)
 }
 
+// udpAddrPort converts an address of a datagram.
+func udpAddrPort(a net.Addr) netip.AddrPort {
+	if u, ok := a.(*net.UDPAddr); ok {
+		ap := u.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
 // An icmpPacketConn puts an ICMP socket behind packetConn.
 type icmpPacketConn struct{ ICMPConn }
 

@@ -30,7 +30,9 @@ type pump struct {
 	linger0 atomic.Bool
 	// moved is the time of the last byte in Unix nanoseconds.
 	moved    atomic.Int64
-	closing  atomic.Bool // finish or kill was called
+	closing  atomic.Bool // drain, finish or kill was called, or the program has gone
+	cut      atomic.Bool // the daemon ended it, nobody else
+	peerDone atomic.Bool // the peer's end has reached the program
 	failOnce sync.Once
 	// err is what fail told. Nothing is read from the program after it, so that what it
 	// writes then stays unread.
@@ -94,8 +96,14 @@ func (p *pump) waitHold() {
 	}
 }
 
-// finish lets what the program has written so far go out, then closes.
+// finish is drain for a program that did not ask for it.
 func (p *pump) finish() {
+	p.cut.Store(true)
+	p.drain()
+}
+
+// drain lets what the program has written so far go out, then closes.
+func (p *pump) drain() {
 	p.closing.Store(true)
 	p.relOnce.Do(func() { close(p.released) })
 	p.ep.CloseRead() // upstream drains what is queued and finds the end; it wakes waitHUP too
@@ -104,6 +112,7 @@ func (p *pump) finish() {
 // kill ends the connection at once: by a reset, or where graceful by a close that
 // leaves delivery of what the stack has taken to the stack.
 func (p *pump) kill(graceful bool) {
+	p.cut.Store(true)
 	p.closing.Store(true)
 	p.relOnce.Do(func() { close(p.released) })
 	if graceful {
@@ -240,6 +249,7 @@ func (p *pump) downstream() error {
 
 func (p *pump) downEnded(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
+		p.peerDone.Store(true)
 		p.ep.CloseWrite()
 		return nil
 	}
@@ -282,6 +292,15 @@ func (d *downWriter) Write(b []byte) (int, error) {
 		d.p.conn.Abort()
 	}
 	return n, errProgramGone
+}
+
+// ending is why the connection ended, for the client, which must not take a daemon's end
+// for the peer's; nil in good order.
+func (p *pump) ending() error {
+	if p.cut.Load() && !p.peerDone.Load() {
+		return &remoteError{text: "the daemon cut the connection off", errno: syscall.ECONNABORTED}
+	}
+	return nil
 }
 
 func (p *pump) lastMoved() time.Time { return time.Unix(0, p.moved.Load()) }

@@ -19,7 +19,7 @@ import (
 const (
 	// releaseTime is how long the connections of a client that vanished may take to
 	// hand what it wrote to the stack.
-	releaseTime = 900 * time.Millisecond
+	releaseTime = 700 * time.Millisecond
 	// idleTime is how long a connection moves no byte before Shutdown counts it as idle.
 	idleTime = 300 * time.Millisecond
 

@@ -76,7 +76,7 @@ func (s *session) reader() error {
 		switch {
 		case err == bufio.ErrBufferFull:
 			return errMessageTooLong
-		case err == errTooManyFDs:
+		case err == errTooManyFDs, err == errLostFDs:
 			return err
 		case err != nil:
 			return nil

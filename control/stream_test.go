@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -350,100 +349,5 @@ func TestCloseDelivers(t *testing.T) {
 	}
 	if n := <-got; n != size {
 		t.Fatalf("the peer got %d of %d bytes", n, size)
-	}
-}
-
-func TestManyFlows(t *testing.T) {
-	const flows = 200
-	s, c := startServer(t, &controltest.Backend{})
-	l, err := c.Listen(testContext(t), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for range flows {
-		wg.Go(func() {
-			a, err := l.Accept()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			io.Copy(a, a)
-			a.Close()
-		})
-		wg.Go(func() {
-			conn, err := c.DialContext(testContext(t), "tcp", l.Addr().String())
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer conn.Close()
-			sent := bytes.Repeat([]byte{1, 2, 3}, 10000)
-			go func() {
-				conn.Write(sent)
-				conn.(*control.StreamConn).CloseWrite()
-			}()
-			if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, sent) {
-				t.Errorf("%d bytes, %v", len(got), err)
-			}
-		})
-	}
-	wg.Wait()
-	if !eventually(time.Second, func() bool {
-		st, err := c.Status(testContext(t))
-		return err == nil && st.Flows == 0
-	}) {
-		t.Error("flows are left over")
-	}
-	_ = s
-}
-
-func TestListener(t *testing.T) {
-	_, c := startServer(t, &controltest.Backend{})
-	l, err := c.Listen(testContext(t), "tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sl := l.(*control.StreamListener)
-	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
-	sl.SetDeadline(time.Now().Add(20 * time.Millisecond))
-	if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("Accept after the deadline: %v", err)
-	}
-	sl.SetDeadline(time.Time{})
-	// What arrived after that Accept goes to the next, by both families.
-	for _, a := range []string{"127.0.0.1", "::1"} {
-		k, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(a), port).String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if conn.RemoteAddr().String() != k.LocalAddr().String() {
-			t.Errorf("accepted %v, dialled from %v", conn.RemoteAddr(), k.LocalAddr())
-		}
-		conn.Close()
-		k.Close()
-	}
-	if _, err := c.Listen(testContext(t), "tcp", l.Addr().String()); !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("second listener: %v", err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		_, err := l.Accept()
-		done <- err
-	}()
-	l.Close()
-	if err := <-done; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept after Close: %v", err)
-	}
-	if again, err := c.Listen(testContext(t), "tcp", l.Addr().String()); err != nil {
-		t.Errorf("listen again: %v", err)
-	} else {
-		again.Close()
 	}
 }
