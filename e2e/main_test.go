@@ -26,6 +26,10 @@ import (
 // bin is the folder of the binaries under test.
 var bin string
 
+// stateDir is where the daemons of all tests keep their records, so that none of
+// them meets those of the machine.
+var stateDir string
+
 func TestMain(m *testing.M) {
 	bin = os.Getenv("USTACK_E2E_BIN")
 	if bin == "" {
@@ -42,7 +46,14 @@ func TestMain(m *testing.M) {
 		}
 		bin = filepath.Join(root, "bin")
 	}
-	os.Exit(m.Run())
+	var err error
+	if stateDir, err = os.MkdirTemp("", "ustack-e2e-state-"); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(stateDir)
+	os.Exit(code)
 }
 
 // A result is what a command that has ended left.
@@ -126,7 +137,7 @@ func up(t testing.TB, ns *netlab.NS, args ...string) *daemon {
 // upAt is up with a given path for the control socket.
 func upAt(t testing.TB, ns *netlab.NS, sock string, args ...string) *daemon {
 	t.Helper()
-	return upCmd(t, ns, exec.Command(filepath.Join(bin, "ustack"), append([]string{"up", "--socket", sock}, args...)...), sock)
+	return upCmd(t, ns, exec.Command(filepath.Join(bin, "ustack"), append([]string{"up", "--socket", sock, "--state-dir", stateDir}, args...)...), sock)
 }
 
 func upCmd(t testing.TB, ns *netlab.NS, cmd *exec.Cmd, sock string) *daemon {

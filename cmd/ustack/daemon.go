@@ -118,6 +118,7 @@ func (d *daemon) setUpHost(context.Context) (err error) {
 		Uplink:   d.set.uplink,
 		Bridge:   d.set.bridge,
 		Networks: networks,
+		StateDir: d.set.stateDir,
 		Logger:   d.log,
 	})
 	if errors.Is(err, hostnet.ErrConfig) {

@@ -32,6 +32,7 @@ type settings struct {
 	hostExplicit bool
 	uplink       string
 	bridge       string
+	stateDir     string // "": the default
 	socket       string
 	socketMode   fs.FileMode
 	socketGroup  string
@@ -49,7 +50,7 @@ func (s *settings) hasIPv6() bool {
 func (f *upFlags) resolve(from origins) (*settings, error) {
 	s := &settings{
 		link: f.link, mtu: f.mtu, dhcp: f.dhcp, slaac: f.slaac,
-		uplink: f.uplink, bridge: f.bridge, socket: f.socket,
+		uplink: f.uplink, bridge: f.bridge, stateDir: f.stateDir, socket: f.socket,
 	}
 	for _, step := range []func(*settings, origins) error{
 		f.resolveLink, f.resolveAddrs, f.resolveHost, f.resolveGateways, f.resolveDNS, f.resolveSocket,

@@ -16,6 +16,7 @@ type upFlags struct {
 	hostAddr                        []string
 	uplink, bridge                  string
 	socket, socketGroup, socketMode string
+	stateDir                        string
 	logLevel                        string
 	verbose                         bool
 }
@@ -47,6 +48,7 @@ func (f *upFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.bridge, "bridge", "", "put the tap into the host's bridge `BR` instead of giving it an address")
 	fs.StringVar(&f.socketGroup, "socket-group", "", "`GROUP` that may use the control socket")
 	fs.StringVar(&f.socketMode, "socket-mode", "", "permissions `MODE` of the control socket, in octal (default "+defaultSocketMode+", 0660 with --socket-group)")
+	fs.StringVar(&f.stateDir, "state-dir", "", "`DIR` for the record of what was changed on the host (default /run/ustack as root, else $XDG_RUNTIME_DIR/ustack)")
 	fs.StringVar(&f.config, "config", "", "TOML `FILE` with the same names as these flags; a flag wins over the file")
 	fs.StringVar(&f.logLevel, "log-level", defaultLogLevel, "least `LEVEL` to log on standard error: debug, info, warn, error")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "short for --log-level debug")
