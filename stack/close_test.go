@@ -249,3 +249,45 @@ func TestListenConflicts(t *testing.T) {
 		}
 	}
 }
+
+// TestClosedConnectionsAreBounded closes more connections than may wait in
+// TIME-WAIT.
+func TestClosedConnectionsAreBounded(t *testing.T) {
+	a, b := pair(t, link.PipeConfig{})
+	l, err := b.Listen("tcp", "10.0.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { io.Copy(io.Discard, c); c.Close() }()
+		}
+	}()
+	for range maxClosing + 500 {
+		c, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	waiting := func() int {
+		n := 0
+		for _, k := range a.Sockets() {
+			if k.State == "TIME-WAIT" {
+				n++
+			}
+		}
+		return n
+	}
+	if n := waiting(); n > maxClosing || n == 0 {
+		t.Errorf("%d connections in TIME-WAIT, want at most %d", n, maxClosing)
+	}
+	if n := len(a.conns.open); n != 0 {
+		t.Errorf("%d connections still count as open", n)
+	}
+}

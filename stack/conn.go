@@ -17,7 +17,7 @@ import (
 // has besides.
 type TCPConn struct {
 	pollable
-	open          *openConns
+	conns         *conns
 	local, remote *net.TCPAddr
 
 	readMu sync.Mutex
@@ -33,7 +33,7 @@ var (
 	_ io.WriterTo   = (*TCPConn)(nil)
 )
 
-func newTCPConn(open *openConns, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error) {
+func newTCPConn(conns *conns, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error) {
 	info, err := ep.GetRemoteAddress()
 	if err != nil { // reset before it was accepted
 		return nil, sysErr("getpeername", err)
@@ -43,12 +43,12 @@ func newTCPConn(open *openConns, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn,
 		return nil, sysErr("getsockname", err)
 	}
 	c := &TCPConn{
-		open:   open,
+		conns:  conns,
 		local:  net.TCPAddrFromAddrPort(fromFull(local, 0)),
 		remote: net.TCPAddrFromAddrPort(fromFull(info, 0)),
 	}
 	c.pollable.init(ep, wq)
-	open.add(ep)
+	conns.opened(ep)
 	return c, nil
 }
 
@@ -240,14 +240,14 @@ func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
 // background, unless SetLinger says otherwise or received bytes were left unread:
 // then the peer gets a reset, as from a kernel socket.
 func (c *TCPConn) Close() error {
-	if !c.release(func() { c.open.remove(c.ep); c.ep.Close() }) {
+	if !c.release(func() { c.conns.close(c.ep) }) {
 		return c.opErr("close", net.ErrClosed)
 	}
 	return nil
 }
 
 // Abort resets the connection (RFC 9293 section 3.10.5) and closes it.
-func (c *TCPConn) Abort() { c.release(func() { c.open.remove(c.ep); c.ep.Abort() }) }
+func (c *TCPConn) Abort() { c.release(func() { c.conns.abort(c.ep) }) }
 
 // SetLinger sets what Close does with undelivered data; see
 // (*net.TCPConn).SetLinger. 0 seconds resets the connection.

@@ -16,7 +16,7 @@ const DefaultBacklog = 4096
 // A TCPListener accepts connections. It is a net.Listener.
 type TCPListener struct {
 	pollable
-	open     *openConns
+	conns    *conns
 	addr     *net.TCPAddr
 	unlisten func() // gives the address free, see listeners
 	acceptMu sync.Mutex
@@ -24,8 +24,8 @@ type TCPListener struct {
 
 var _ net.Listener = (*TCPListener)(nil)
 
-func newTCPListener(open *openConns, ep tcpip.Endpoint, wq *waiter.Queue, addr *net.TCPAddr) *TCPListener {
-	l := &TCPListener{open: open, addr: addr}
+func newTCPListener(conns *conns, ep tcpip.Endpoint, wq *waiter.Queue, addr *net.TCPAddr) *TCPListener {
+	l := &TCPListener{conns: conns, addr: addr}
 	l.pollable.init(ep, wq)
 	return l
 }
@@ -50,7 +50,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 		ep, wq, terr := l.ep.Accept(nil)
 		switch terr.(type) {
 		case nil:
-			c, err := newTCPConn(l.open, ep, wq)
+			c, err := newTCPConn(l.conns, ep, wq)
 			if err != nil { // it was reset while it waited: nothing to accept
 				ep.Close()
 				continue

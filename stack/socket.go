@@ -147,7 +147,7 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 		k.ep.Close()
 		return nil, err
 	}
-	c, err := newTCPConn(&k.s.open, k.ep, k.wq)
+	c, err := newTCPConn(&k.s.conns, k.ep, k.wq)
 	if err != nil {
 		err = fail(err)
 		k.ep.Close()
@@ -189,7 +189,7 @@ func (k *Socket) Listen(backlog int) (*TCPListener, error) {
 		k.ep.Close()
 		return nil, opErr("listen", "tcp", nil, addr, sysErr("listen", terr))
 	}
-	l := newTCPListener(&k.s.open, k.ep, k.wq, addr)
+	l := newTCPListener(&k.s.conns, k.ep, k.wq, addr)
 	l.unlisten = release
 	return l, nil
 }

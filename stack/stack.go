@@ -81,7 +81,7 @@ type Stack struct {
 	orig      origins
 	routes    routeOrigins
 	listeners listeners
-	open      openConns
+	conns     conns
 	icmp6     icmp6Conns
 	warn      warnings
 
@@ -290,7 +290,7 @@ func (s *Stack) Close() error {
 // reset could cost their peer what it has not read yet.
 func (s *Stack) abort() {
 	for _, e := range s.endpoints() {
-		if e, ok := e.(*tcp.Endpoint); ok && (e.EndpointState() != tcp.StateFinWait2 || s.open.has(e)) {
+		if e, ok := e.(*tcp.Endpoint); ok && (e.EndpointState() != tcp.StateFinWait2 || s.conns.isOpen(e)) {
 			e.Abort()
 		}
 	}
