@@ -56,25 +56,33 @@ func (c *Client) DialFlow(ctx context.Context, network, address string, cfg Dial
 	return newDatagramConn(s, rep, ep), nil
 }
 
-// open sends a request that makes a flow, with the far end of a new socket pair.
-func (c *Client) open(ctx context.Context, r Request, typ int) (*Session, Reply, *endpoint, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, Reply{}, nil, err
+// open sends a request that makes a flow, with the far end of a new socket pair unless typ
+// is 0. A session whose daemon has gone is replaced once: another may have taken its place.
+func (c *Client) open(ctx context.Context, r Request, typ int) (s *Session, rep Reply, ep *endpoint, err error) {
+	for range 2 {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		if s, err = c.shared(ctx); err != nil {
+			break
+		}
+		fd := -1
+		if typ != 0 {
+			if ep, fd, err = socketPair(typ); err != nil {
+				break
+			}
+		}
+		if rep, err = s.Call(ctx, r, fd); err == nil {
+			return s, rep, ep, nil
+		}
+		if ep != nil {
+			ep.Close()
+		}
+		if s.Err() == nil {
+			break
+		}
 	}
-	s, err := c.shared(ctx)
-	if err != nil {
-		return nil, Reply{}, nil, err
-	}
-	ep, fd, err := socketPair(typ)
-	if err != nil {
-		return nil, Reply{}, nil, err
-	}
-	rep, err := s.Call(ctx, r, fd)
-	if err != nil {
-		ep.Close()
-		return nil, Reply{}, nil, err
-	}
-	return s, rep, ep, nil
+	return nil, Reply{}, nil, err
 }
 
 // dialError wraps an error as net.Dialer would.

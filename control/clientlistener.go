@@ -40,11 +40,7 @@ type acceptResult struct {
 // Listen listens for TCP connections; network is "tcp", "tcp4" or "tcp6". The
 // result is a *StreamListener.
 func (c *Client) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	s, err := c.shared(ctx)
-	var rep Reply
-	if err == nil {
-		rep, err = s.Call(ctx, Request{Op: "listen", Network: network, Address: address}, -1)
-	}
+	s, rep, _, err := c.open(ctx, Request{Op: "listen", Network: network, Address: address}, 0)
 	if err != nil {
 		return nil, netError("listen", network, address, err)
 	}

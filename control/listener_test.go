@@ -109,3 +109,28 @@ func TestListener(t *testing.T) {
 		again.Close()
 	}
 }
+
+// A program that does not read holds up its own connection and no other.
+func TestSlowReader(t *testing.T) {
+	_, c := startServer(t, &controltest.Backend{})
+	stuck := dialStream(t, c, kernelPeer(t, "tcp", func(c *net.TCPConn) {
+		for {
+			if _, err := c.Write(make([]byte, 1<<20)); err != nil {
+				return
+			}
+		}
+	}))
+	if _, err := io.ReadFull(stuck, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		conn := dialStream(t, c, kernelPeer(t, "tcp", echo))
+		conn.Write([]byte("hello"))
+		conn.CloseWrite()
+		if b, err := io.ReadAll(conn); string(b) != "hello" || err != nil {
+			t.Fatalf("%q, %v", b, err)
+		}
+		conn.Close()
+	}
+	stuck.Close()
+}

@@ -279,3 +279,38 @@ func TestDaemonGone(t *testing.T) {
 		t.Error("write succeeds")
 	}
 }
+
+// A client outlives its daemon and finds the next one.
+func TestDaemonRestarts(t *testing.T) {
+	checkLeaks(t)
+	path := filepath.Join(t.TempDir(), "s")
+	c := &control.Client{Path: path}
+	t.Cleanup(func() { c.Close() })
+	for range 3 {
+		s, err := listenAt(t, control.ServerConfig{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Serve() }()
+		l, err := c.Listen(testContext(t), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dialStream(t, c, l.Addr().String()).Close()
+		s.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if _, err := l.Accept(); err == nil {
+			t.Error("Accept without a daemon succeeds")
+		}
+	}
+	if _, err := c.DialContext(testContext(t), "tcp", "127.0.0.1:1"); !errors.Is(err, control.ErrNoDaemon) {
+		t.Error(err)
+	}
+	c.Close()
+	if _, err := c.DialContext(testContext(t), "tcp", "127.0.0.1:1"); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("dial after Close: %v", err)
+	}
+}
