@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // setupBridge makes the tap a port of the bridge.
@@ -67,7 +68,11 @@ func (h *Host) raiseMAC(tap, br netlink.Link) error {
 		Op: opMAC, Link: tap.Attrs().Name, Index: tap.Attrs().Index,
 		Old: old.String(), New: net.HardwareAddr(high).String(),
 	}
-	if err := h.do(c, func() error { return h.nl.LinkSetHardwareAddr(tap, high) }); err != nil {
+	err := h.do(c, func() error { return h.nl.LinkSetHardwareAddr(tap, high) })
+	if errors.Is(err, unix.EPERM) {
+		return nil // then it cannot become a port either, which says what to do
+	}
+	if err != nil {
 		return needsRoot(fmt.Sprintf("give %s an address above the one of bridge %s", c.Link, br.Attrs().Name), err, c.String())
 	}
 	return nil

@@ -20,6 +20,10 @@ func newHost(t *testing.T) *netlab.NS {
 	ns := netlab.New(t, "host")
 	ns.Tap(t, "tap0", 0)
 	ns.Down(t, "tap0")
+	// Above any bridge's, so that it may stay as it is in one.
+	if err := ns.Netlink().LinkSetHardwareAddr(ns.Link(t, "tap0"), net.HardwareAddr{0xfe, 0, 0, 0, 0, 1}); err != nil {
+		t.Fatal(err)
+	}
 	outside := netlab.New(t, "outside")
 	netlab.Veth(t, ns, "up0", outside, "out0")
 	ns.Sysctl(t, "net.ipv6.conf.up0.accept_dad", "0")
