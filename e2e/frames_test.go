@@ -25,7 +25,8 @@ func TestEveryFrameHasAnEthernetHeader(t *testing.T) {
 			bulk := strings.Repeat("0123456789abcdef", 1<<16)
 			writeFile(t, big, bulk)
 			d.ok(t, "ping", "-c", "2", "-i", "0.1", "-s", "4000", host4)
-			d.ok(t, "ping", "-6", "-c", "2", "-i", "0.1", "-s", "4000", web)
+			d.ok(t, "ping", "-6", "-c", "2", "-i", "0.1", "-s", "4000", host6)
+			d.ok(t, "ping", "-6", "-c", "2", "-i", "0.1", web)
 			l.host.Run(t, "ping", "-c", "2", "-i", "0.1", "-w", "10", "-s", "4000", stack6)
 			if out := d.ok(t, "curl", "-sS", "http://"+web+"/big"); out != bulk {
 				t.Errorf("fetched %d bytes", len(out))
@@ -50,9 +51,9 @@ func TestEveryFrameHasAnEthernetHeader(t *testing.T) {
 				case f.Len < 14 || name == "":
 					t.Errorf("%s: % x", dir, f.Data)
 				case f.Src().String() != from:
-					t.Errorf("%s: %s comes from %s, want %s", dir, name, f.Src(), from)
+					t.Errorf("%s: %s comes from %s, want %s: % x", dir, name, f.Src(), from, f.Data[:min(len(f.Data), 100)])
 				case f.Dst().String() != to && !group(f, name):
-					t.Errorf("%s: %s is for %s, want %s", dir, name, f.Dst(), to)
+					t.Errorf("%s: %s is for %s, want %s: % x", dir, name, f.Dst(), to, f.Data[:min(len(f.Data), 100)])
 				}
 				count[dir+" "+name]++
 			}

@@ -53,7 +53,9 @@ type Capture struct {
 }
 
 // Capture begins to collect every frame of an interface, in both directions. Frames
-// from before the call are not in it, those after it are.
+// from before the call are not in it, those after it are. Do not look at fragments
+// that the namespace forwards with NAT: the kernel puts them together and apart again in
+// the same buffers, at times before they are read here.
 func (ns *NS) Capture(t testing.TB, ifname string) *Capture {
 	t.Helper()
 	index := ns.Link(t, ifname).Attrs().Index
@@ -107,6 +109,9 @@ func (c *Capture) read() {
 		}
 		f := Frame{At: time.Now(), Len: n, Data: append([]byte(nil), buf[:min(n, 2048)]...)}
 		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
+			if ll.Pkttype == unix.PACKET_LOOPBACK {
+				continue // the kernel's copy for itself of a multicast it sends
+			}
 			f.Out = ll.Pkttype == unix.PACKET_OUTGOING
 		}
 		c.mu.Lock()
