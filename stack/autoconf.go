@@ -12,7 +12,7 @@ import (
 )
 
 // autoconf is what happens to addresses by itself: duplicate address detection
-// (dad.go), IPv6 autoconfiguration (slaac.go) and DHCP (dhcp.go).
+// (dad.go), IPv6 autoconfiguration (slaac.go, ndp.go) and DHCP (dhcp.go).
 type autoconf struct {
 	s     *Stack
 	slaac bool
@@ -46,6 +46,9 @@ func (a *autoconf) setMTU(mtu int) { a.ipv6 = mtu >= link.MinMTU6 }
 // start begins to check the static addresses; the interface is up.
 func (a *autoconf) start(addrs []netip.Prefix) {
 	a.spawn(a.applyNDP)
+	if a.slaac {
+		a.spawn(a.solicit)
+	}
 	for _, p := range addrs {
 		a.check(p.Addr())
 	}

@@ -205,6 +205,7 @@ func warned(s *Stack, words ...string) func() bool {
 
 // A static address is checked and announced, while it is in use already.
 func TestStaticIPv4Announced(t *testing.T) {
+	t.Parallel() // it waits
 	p, s := newStation(t, Config{Addrs: prefixes("10.0.0.4/24")}, link.PipeConfig{})
 	ip := netip.MustParseAddr("10.0.0.4")
 	if !hasState(s, ip, AddrAssigned)() {
@@ -258,6 +259,7 @@ func TestDuplicateIPv4(t *testing.T) {
 
 // A probe of another station, and claims of other addresses, are no conflict.
 func TestNoDuplicate(t *testing.T) {
+	t.Parallel() // it waits
 	p, s := newStation(t, Config{Addrs: prefixes("10.0.0.4/24")}, link.PipeConfig{})
 	p.arp(header.ARPRequest, netip.IPv4Unspecified(), netip.MustParseAddr("10.0.0.4"))
 	p.arp(header.ARPRequest, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.0.0.4"))
@@ -295,6 +297,7 @@ func TestDuplicateIPv6(t *testing.T) {
 
 // Without SLAAC there is a link-local address, and routers are not heard.
 func TestNoSLAAC(t *testing.T) {
+	t.Parallel() // it waits
 	p, s := newStation(t, Config{}, link.PipeConfig{})
 	p.ra(ra{router: 1800, valid: 3600, preferred: 1800, dns: 600})
 	eventually(t, "the link-local address", hasState(s, linkLocal, AddrAssigned))
@@ -310,6 +313,7 @@ func TestNoSLAAC(t *testing.T) {
 }
 
 func TestNoIPv6BelowItsMTU(t *testing.T) {
+	t.Parallel() // it waits
 	p, s := newStation(t, Config{Addrs: prefixes("10.0.0.4/24")}, link.PipeConfig{MTU: 1000})
 	ip := netip.MustParseAddr("10.0.0.4")
 	first := p.await("frame", func([]byte) bool { return true })
@@ -337,8 +341,15 @@ func TestNoIPv6BelowItsMTU(t *testing.T) {
 }
 
 func TestSLAAC(t *testing.T) {
+	t.Parallel() // it waits
 	p, s := newStation(t, Config{SLAAC: true}, link.PipeConfig{})
+	// The first is sent from ::, and one after the check of the link-local address
+	// from that.
 	p.await("router solicitation", isNDP(header.ICMPv6RouterSolicit, netip.Addr{}))
+	p.await("another one", func(f []byte) bool {
+		return isNDP(header.ICMPv6RouterSolicit, netip.Addr{})(f) &&
+			fromAddress(header.IPv6(f[header.EthernetMinimumSize:]).SourceAddress()) == linkLocal
+	})
 	p.ra(ra{router: 1800, valid: 3600, preferred: 1800, dns: 600})
 	eventually(t, "the tentative address", hasState(s, generated, AddrTentative))
 	if err := s.WaitSLAAC(testContext(t)); err != nil {
@@ -385,6 +396,7 @@ func TestSLAAC(t *testing.T) {
 }
 
 func TestSLAACLifetimes(t *testing.T) {
+	t.Parallel() // it waits
 	p, s := newStation(t, Config{SLAAC: true}, link.PipeConfig{})
 	p.ra(ra{router: 2, valid: 2, preferred: 1, dns: 2})
 	if err := s.WaitSLAAC(testContext(t)); err != nil {
@@ -445,4 +457,35 @@ func TestSLAACBesideStatic(t *testing.T) {
 	}
 	onLink := Route{Dst: prefix1, Link: "tap0", Origin: OriginRA}
 	eventually(t, "the route on the link", func() bool { return slices.Contains(s.Routes(), onLink) })
+}
+
+// FuzzRouterAdvert holds that whatever a router sends after the fixed part of its
+// advertisement changes no more than the limits say, and stops nothing.
+func FuzzRouterAdvert(f *testing.F) {
+	wireA, wireB := link.Pipe(link.PipeConfig{})
+	s := newStack(f, Config{Device: wireA, HardwareAddr: stackMAC, SLAAC: true})
+	f.Cleanup(func() { wireB.Close() })
+	prefix := append([]byte{3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 7, 8, 0, 0, 0, 0}, prefix1.Addr().AsSlice()...)
+	f.Add(prefix)
+	f.Add(append([]byte{25, 3, 0, 0, 0, 0, 0, 60}, nameIP.AsSlice()...))
+	f.Add([]byte("\x1f\x03\x00\x00\x00\x00\x00\x3c\x03lab\x07example\x00\x00\x00\x00"))
+	f.Add([]byte{24, 1, 0, 0, 0, 0, 0, 60})
+	f.Add([]byte{24, 3, 129, 8, 0, 0, 0, 60, 32, 1, 13, 184, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{5, 1, 0, 0, 0, 0, 0, 1, 1, 0})
+	f.Fuzz(func(t *testing.T, options []byte) {
+		if len(options) > 1400 {
+			return
+		}
+		p := &station{t: t, dev: wireB, mac: peerMAC}
+		p.icmp6(routerIP, allNodes, header.ICMPv6RouterAdvert, append([]byte{64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0}, options...))
+		servers, search := s.DNS()
+		if len(s.Addrs()) > 20 || len(s.Routes()) > 30 || len(servers) > maxRAServers || len(search) > maxRADomains {
+			t.Errorf("addresses %v, routes %v, DNS %v %v", s.Addrs(), s.Routes(), servers, search)
+		}
+		select {
+		case <-s.Done():
+			t.Error(s.Err())
+		default:
+		}
+	})
 }

@@ -62,6 +62,8 @@ func (a *autoconf) check(ip netip.Addr) {
 // The answer is not: it comes from an address that is ours, so netstack drops it
 // and seeNeighbourAdvert hears it.
 func (a *autoconf) check6(ip netip.Addr) {
+	a.dadWindow.Lock() // or detection might be off just now
+	defer a.dadWindow.Unlock()
 	a.s.ns.CheckDuplicateAddress(nicID, ipv6.ProtocolNumber, toAddress(ip), func(gstack.DADResult) {})
 }
 

@@ -314,6 +314,7 @@ func TestDHCPLease(t *testing.T) {
 
 // A lost message is sent again; one client closes with its stack.
 func TestDHCPRetransmission(t *testing.T) {
+	t.Parallel() // it waits
 	d, s := newDHCP(t)
 	n := 0
 	d.answer = func(*seenDHCP) bool { n++; return n%3 == 0 }
@@ -323,6 +324,7 @@ func TestDHCPRetransmission(t *testing.T) {
 }
 
 func TestDHCPRenew(t *testing.T) {
+	t.Parallel() // it waits
 	d, s := newDHCP(t)
 	d.opts = leaseOptions(10*time.Second, time.Second, 8*time.Second, dhcpv4.OptDNS(net.IPv4(10, 9, 0, 53)))
 	_, leases := startDHCP(t, s)
@@ -356,6 +358,7 @@ func TestDHCPRenew(t *testing.T) {
 
 // The server does not answer what is sent to it alone, so the client asks all.
 func TestDHCPRebind(t *testing.T) {
+	t.Parallel() // it waits
 	d, s := newDHCP(t)
 	d.opts = leaseOptions(8*time.Second, time.Second, 2*time.Second)
 	var bound time.Time
@@ -373,6 +376,7 @@ func TestDHCPRebind(t *testing.T) {
 
 // A refused renewal ends the lease, and another one is had.
 func TestDHCPNak(t *testing.T) {
+	t.Parallel() // it waits
 	d, s := newDHCP(t)
 	d.opts = leaseOptions(10*time.Second, time.Second, 8*time.Second)
 	_, leases := startDHCP(t, s)
@@ -391,6 +395,7 @@ func TestDHCPNak(t *testing.T) {
 
 // Without a server the address goes when the lease ends, and comes back with it.
 func TestDHCPExpiry(t *testing.T) {
+	t.Parallel() // it waits
 	d, s := newDHCP(t)
 	d.opts = leaseOptions(3*time.Second, time.Second, 2*time.Second)
 	c, leases := startDHCP(t, s)
@@ -412,6 +417,7 @@ func TestDHCPExpiry(t *testing.T) {
 }
 
 func TestDHCPNoLease(t *testing.T) {
+	t.Parallel() // it waits
 	for name, tc := range map[string]struct {
 		prepare func(*dhcpServer)
 		want    string
@@ -574,6 +580,7 @@ func FuzzLeaseOf(f *testing.F) {
 	f.Add(ackFor(f, dhcpv4.WithDNS(net.IPv4(1, 1, 1, 1)), dhcpv4.WithDomainSearchList("a.b", "c")).ToBytes())
 	f.Add(ackFor(f, dhcpv4.WithGeneric(dhcpv4.OptionClasslessStaticRoute, []byte{24, 192, 0, 2, 10, 0, 0, 1, 0, 10, 0, 0, 2})).ToBytes())
 	f.Add(ackFor(f, dhcpv4.WithGeneric(dhcpv4.OptionClasslessStaticRoute, []byte{33, 1})).ToBytes())
+	f.Add(ackFor(f, dhcpv4.WithLeaseTime(0xfffffffe)).ToBytes()) // seven times it overflows
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := dhcpv4.FromBytes(b)
 		if err != nil {

@@ -133,12 +133,12 @@ func (l *Lease) setTimes(m *dhcpv4.DHCPv4) error {
 	case d == infiniteLease:
 		return nil
 	}
-	t1, t2 := m.IPAddressRenewalTime(d/2), m.IPAddressRebindingTime(d*7/8)
+	t1, t2 := m.IPAddressRenewalTime(d/2), m.IPAddressRebindingTime(d/8*7)
 	if t2 <= 0 || t2 >= d {
 		t2 = d * 7 / 8
 	}
 	if t1 <= 0 || t1 >= t2 {
-		t1 = min(d/2, t2*4/7)
+		t1 = min(d/2, t2/7*4)
 	}
 	l.Renew, l.Rebind, l.Expires = l.Obtained.Add(t1), l.Obtained.Add(t2), l.Obtained.Add(d)
 	return nil
