@@ -268,7 +268,7 @@ func TestClosedConnectionsAreBounded(t *testing.T) {
 			go func() { io.Copy(io.Discard, c); c.Close() }()
 		}
 	}()
-	for range maxClosing + 500 {
+	for range maxClosing + 200 {
 		c, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:80")
 		if err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 // wait, in TIME-WAIT or for the peer's FIN. Each costs some 20 kB for a minute, so
 // without a bound a busy client grows with its rate; Linux has tcp_max_tw_buckets
 // and tcp_max_orphans for it.
-const maxClosing = 4096
+const maxClosing = 1024
 
 // conns knows which connections their owner has not closed, which netstack does
 // not tell of one in FIN-WAIT-2, and bounds those that were closed.
