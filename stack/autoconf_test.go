@@ -112,7 +112,7 @@ func isNDP(kind header.ICMPv6Type, target netip.Addr) func([]byte) bool {
 			return false
 		}
 		ip := header.IPv6(f[header.EthernetMinimumSize:])
-		if !ip.IsValid(len(ip)) || ip.TransportProtocol() != header.ICMPv6ProtocolNumber {
+		if !ip.IsValid(len(ip)) || ip.NextHeader() != uint8(header.ICMPv6ProtocolNumber) {
 			return false
 		}
 		icmp := header.ICMPv6(ip.Payload())
@@ -379,7 +379,7 @@ func TestSLAAC(t *testing.T) {
 	p.advertise(routerIP)
 	p.await("question", func(f []byte) bool {
 		ip := header.IPv6(f[header.EthernetMinimumSize:])
-		return header.Ethernet(f).Type() == header.IPv6ProtocolNumber && ip.TransportProtocol() == header.UDPProtocolNumber &&
+		return header.Ethernet(f).Type() == header.IPv6ProtocolNumber && ip.NextHeader() == uint8(header.UDPProtocolNumber) &&
 			fromAddress(ip.DestinationAddress()) == nameIP && fromAddress(ip.SourceAddress()) == generated
 	})
 	cancel()
@@ -425,7 +425,7 @@ func TestSLAACDuplicate(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := s.WaitSLAAC(ctx); !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), "duplicate") {
+	if err := s.WaitSLAAC(ctx); !errors.Is(err, os.ErrDeadlineExceeded) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "duplicate") {
 		t.Errorf("WaitSLAAC: %v", err)
 	}
 }

@@ -130,7 +130,7 @@ func (s *Stack) WaitSLAAC(ctx context.Context) error {
 			if w := s.Warnings(); len(w) > 0 {
 				text += " (" + w[len(w)-1] + ")"
 			}
-			return &dhcpError{text, ctxErr(ctx)}
+			return &waitError{text, []error{ctxErr(ctx), ctx.Err()}}
 		}
 	}
 }
