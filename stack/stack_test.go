@@ -157,7 +157,7 @@ func TestHalfCloseAndBulk(t *testing.T) {
 				b = a
 			}
 			c, s := connect(t, a, b, addr)
-			const size = 20 << 20
+			const size = 6 << 20
 			sum := make(chan [32]byte, 1)
 			go func() {
 				h := sha256.New()

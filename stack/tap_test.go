@@ -78,7 +78,7 @@ func TestKernelPeer(t *testing.T) {
 					t.Fatal(err)
 				}
 				k := <-accepted
-				const size = 50 << 20
+				const size = 16 << 20
 				for _, way := range []struct {
 					name     string
 					from, to net.Conn
