@@ -277,8 +277,8 @@ func hashFile(t testing.TB, path string) (string, int64) {
 	return hex.EncodeToString(h.Sum(nil)), n
 }
 
-// carrier is what the kernel finds out by itself about an interface, in its own time.
-var carrier = regexp.MustCompile(` state [A-Z]+`)
+// inItsOwnTime is what the kernel finds out about an interface by itself.
+var inItsOwnTime = regexp.MustCompile(` state [A-Z]+| tentative`)
 
 // hostState is what a daemon may change on a host, for comparing before and after.
 func hostState(t testing.TB, ns *netlab.NS) string {
@@ -288,7 +288,7 @@ func hostState(t testing.TB, ns *netlab.NS) string {
 		{"ip", "-o", "link"}, {"ip", "-o", "addr"}, {"ip", "route"}, {"ip", "-6", "route"},
 		{"ip", "rule"}, {"nft", "list", "ruleset"},
 	} {
-		fmt.Fprintf(&b, "%v\n%s", cmd, carrier.ReplaceAllString(ns.Run(t, cmd[0], cmd[1:]...), ""))
+		fmt.Fprintf(&b, "%v\n%s", cmd, inItsOwnTime.ReplaceAllString(ns.Run(t, cmd[0], cmd[1:]...), ""))
 	}
 	for _, key := range []string{
 		"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.default.forwarding",

@@ -146,6 +146,7 @@ func TestSLAAC(t *testing.T) {
 	host, router := newBridgeLab(t)
 	netlab.Peer(t, "radvd")
 	router.Addr(t, "eth0", "2001:db8:5::1/64")
+	router.Addr(t, "lo", webIP6+"/128")
 	forward(t, router)
 	dir := scratch(t)
 	startDNS(t, router, dir)
@@ -178,7 +179,6 @@ func TestSLAAC(t *testing.T) {
 		return slices.Contains(show[control.Status](t, d, "status").DNS, "[2001:db8:5::1]:53")
 	})
 	// Resolved by the server of the advertisement; 2001:db8::80 is behind the router.
-	router.Addr(t, "lo", webIP6+"/128")
 	match(t, "ping through the router", d.ok(t, "ping", "-6", "-c", "2", "-i", "0.1", web), webIP6+`.* 2 received`)
 	match(t, "ping from the router", router.Run(t, "ping", "-c", "2", "-i", "0.1", "-w", "10", addr.Prefix.Addr().String()), ` 2 received`)
 	d.terminate(t)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -66,9 +67,18 @@ func (ns *NS) Addr(t testing.TB, ifname, cidr string) {
 	if a.IP.To4() == nil {
 		a.Flags |= unix.IFA_F_NODAD
 	}
-	if err := ns.nl.AddrAdd(ns.Link(t, ifname), a); err != nil {
+	link := ns.Link(t, ifname)
+	if err := ns.nl.AddrAdd(link, a); err != nil {
 		t.Fatalf("netlab: %s: add %s to %s: %v", ns.name, cidr, ifname, err)
 	}
+	if a.IP.To4() != nil || link.Attrs().Flags&net.FlagUp == 0 {
+		return
+	}
+	// The kernel begins to answer for an IPv6 address a little later.
+	WaitFor(t, 5*time.Second, cidr+" to become usable", func() bool {
+		routes, err := ns.nl.RouteGet(a.IP)
+		return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+	})
 }
 
 // Up brings an interface up.
