@@ -112,6 +112,7 @@ func TestTapOfOrdinaryUser(t *testing.T) {
 
 // A namespace and its processes end with the test.
 func TestNothingIsLeft(t *testing.T) {
+	Require(t)
 	var pid int
 	var path string
 	t.Run("inner", func(t *testing.T) {
