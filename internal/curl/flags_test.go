@@ -226,11 +226,11 @@ func TestRedirects(t *testing.T) {
 			w.WriteHeader(status)
 			io.WriteString(w, "moved")
 		case r.URL.Path == "/loop":
-			http.Redirect(w, r, "/loop", 302)
+			http.Redirect(w, r, "/loop", http.StatusFound)
 		case r.URL.Path == "/other":
-			http.Redirect(w, r, other.URL, 302)
+			http.Redirect(w, r, other.URL, http.StatusFound)
 		case r.URL.Path == "/ftp":
-			http.Redirect(w, r, "ftp://x/", 302)
+			http.Redirect(w, r, "ftp://x/", http.StatusFound)
 		default:
 			b, _ := io.ReadAll(r.Body)
 			fmt.Fprintf(w, "%s %s %s auth=%q ref=%q", r.Method, r.URL.Path, b, r.Header.Get("Authorization"), r.Header.Get("Referer"))
