@@ -1,6 +1,7 @@
 # make            bin/ustack, bin/curl and bin/ping, static
 # make demo       builds and shows the round trip, in namespaces of its own
 # make test       all tests; as root also those with namespaces, TAPs and real peers
+# make bench      measures beside the kernel and other stacks; writes bench/RESULTS.md (root)
 # make check      format, vet, staticcheck, architecture, cross-builds
 # make fuzz       every fuzz target for FUZZTIME each
 # make install    ustack, its manual pages, completions and systemd unit
@@ -24,8 +25,10 @@ RACE ?= $(shell printf '\043include <stdlib.h>\n' | $$($(GO) env CC) -E - >/dev/
 # Packages to test, and more flags.
 PKG       ?= ./...
 TESTFLAGS ?=
+# For instance: -quick, or -only stream.
+BENCHFLAGS ?=
 
-.PHONY: all build demo test peers check fmt-check arch cross fuzz install uninstall clean
+.PHONY: all build demo test peers bench check fmt-check arch cross fuzz install uninstall clean
 
 all: build
 
@@ -42,6 +45,11 @@ test: build
 
 peers:
 	internal/netlab/peers.sh
+
+# Without the peers their rows are left out.
+bench:
+	@internal/netlab/peers.sh || true
+	$(GO) run ./bench $(BENCHFLAGS)
 
 check: fmt-check arch cross
 	$(GO) vet ./...

@@ -1,7 +1,8 @@
 #!/bin/bash
-# Fetches the programs that the tests talk to, as Debian packages, into DIR/.cache/peers:
-# downloaded and unpacked, never installed, with package lists of their own. Nothing
-# outside .cache changes. Runs as root or as an ordinary user; quick when all is there.
+# Fetches the programs that the tests talk to and that bench/ compares with, as Debian
+# packages, into DIR/.cache/peers: downloaded and unpacked, never installed, with
+# package lists of their own. Nothing outside .cache changes. Runs as root or as an
+# ordinary user; quick when all is there.
 #
 #   usage: peers.sh [DIR]      DIR is the root of the checkout, by default this one's
 set -euo pipefail
@@ -9,11 +10,13 @@ set -euo pipefail
 packages=(
 	iputils-ping iputils-arping curl wget netcat-openbsd socat openssl
 	nginx-light dnsmasq-base radvd tcpdump iproute2 nftables
+	passt slirp4netns
 )
 # What has to run in the end, by its name inside the packages.
 programs=(
 	ping arping curl wget nc.openbsd socat openssl
 	nginx dnsmasq radvd tcpdump ip ss nft
+	pasta slirp4netns
 )
 # The C library has to be the machine's own: the program loader belongs to it.
 own='^(libc6|libc-bin|libgcc-s1|gcc-[0-9]+-base|libcrypt1)$'

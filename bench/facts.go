@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// head is the top of RESULTS.md: what was measured where, and how to repeat it.
+func head(took time.Duration) string {
+	var b strings.Builder
+	b.WriteString("# Results\n\nWritten by `make bench`. ")
+	b.WriteString("Absolute figures drift with the machine; only ratios within one run count.\n\n")
+	var u unix.Utsname
+	unix.Uname(&u)
+	fmt.Fprintf(&b, "- %s, %d processors; Linux %s %s; %s\n", cpuModel(), runtime.NumCPU(),
+		unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:]), runtime.Version())
+	fmt.Fprintf(&b, "- %s, in %.0f s\n", time.Now().UTC().Format("2006-01-02 15:04 UTC"), took.Seconds())
+	b.WriteString("- MTU 1500. Congestion control: the kernel's sockets, peers' included, reno; ustack and naive netstack's default, reno\n")
+	b.WriteString("- To repeat: `make bench` as root; `go run ./bench -only REGEXP` does single rows, `-list` names them\n")
+	return b.String()
+}
+
+// remarks say how to read the table.
+func remarks() []string {
+	var all []string
+	for _, s := range []string{vethOn, vethOff, native, daemon, water, pasta, slirp, naiveTap} {
+		all = append(all, fmt.Sprintf("%s: %s.", s, about[s]))
+	}
+	return append(all,
+		"\"To\" and \"from\" are as the stack sees it. The kernel's side always dials; the receiver counts, from its first byte on. Writes are of 128 KiB where nothing else is said.",
+		"The payload of every stream row was verified once by each subject, outside the timed rounds (SHA-256 over all bytes).",
+		"Processors are not pinned, except for round trips: there the kernel's side runs on processor 0 and everything of the stack's side on processor 1.",
+		"Processor time is of whole processes, by their CPU clocks; the stack's side is application and stack (daemon, pasta … included). With veth, much of the receiver's work is done in the sender's time, so that only both sides together compare.",
+		"Connections: the kernel's side dials, the server writes a byte and closes first, so that TIME-WAIT is the stack's; local ports 32768 to 60999.",
+	)
+}
+
+func cpuModel() string {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	for line := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			return strings.TrimSpace(v)
+		}
+	}
+	return runtime.GOARCH
+}

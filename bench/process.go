@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/internal/netns"
+)
+
+// A process runs in a namespace and cannot outlive it.
+type process struct {
+	title string
+	cmd   *exec.Cmd
+	said  *tail
+	ended chan struct{}
+
+	// Of a process that takes jobs.
+	in      io.WriteCloser
+	answers chan result // closed at the end
+}
+
+// start starts a program in a namespace, on the processors cpus if there are any.
+func start(ns *netns.NS, cpus []int, name string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(name, args...)}
+	p.title = name + " " + strings.Join(args, " ")
+	return p, p.start(ns, cpus)
+}
+
+func (p *process) start(ns *netns.NS, cpus []int) error {
+	p.said, p.ended = &tail{}, make(chan struct{})
+	if p.cmd.Stdout == nil {
+		p.cmd.Stdout = p.said
+	}
+	p.cmd.Stderr = p.said
+	// A grandchild that keeps the pipe must not hold up Wait.
+	p.cmd.WaitDelay = time.Second
+	// Ctrl-C at the terminal is the runner's to handle.
+	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	if err := ns.Start(p.cmd, cpus...); err != nil {
+		return err
+	}
+	go func() {
+		defer close(p.ended)
+		p.cmd.Wait()
+	}()
+	return nil
+}
+
+// startProcessRole starts this program again in one of its roles and waits until it is ready.
+func startProcessRole(ctx context.Context, ns *netns.NS, cpus []int, role ...string) (*process, error) {
+	p := &process{title: strings.Join(role, " "), cmd: exec.Command("/proc/self/exe"), answers: make(chan result)}
+	p.cmd.Args = append([]string{"bench", roleArg}, role...)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	p.cmd.Stdout = w
+	if p.in, err = p.cmd.StdinPipe(); err == nil {
+		err = p.start(ns, cpus)
+	}
+	w.Close()
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	go func() {
+		defer close(p.answers)
+		defer r.Close()
+		in := bufio.NewScanner(r)
+		for in.Scan() {
+			var a result
+			if err := json.Unmarshal(in.Bytes(), &a); err != nil {
+				a.Error = fmt.Sprintf("answer %q: %v", in.Bytes(), err)
+			}
+			select {
+			case p.answers <- a:
+			case <-p.ended: // nobody waits for it
+				return
+			}
+		}
+	}()
+	if _, err := p.answer(ctx, 10*time.Second); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// do hands a job to the process and waits for the result: as long as the job may
+// take, and a margin.
+func (p *process) do(ctx context.Context, j job) (result, error) {
+	b, err := json.Marshal(j)
+	if err != nil {
+		return result{}, err
+	}
+	if _, err := p.in.Write(append(b, '\n')); err != nil {
+		return result{}, fmt.Errorf("%s: %w%s", p.title, err, p.said)
+	}
+	return p.answer(ctx, j.Time+30*time.Second)
+}
+
+func (p *process) answer(ctx context.Context, within time.Duration) (result, error) {
+	t := time.NewTimer(within)
+	defer t.Stop()
+	select {
+	case a, ok := <-p.answers:
+		switch {
+		case !ok:
+			return a, fmt.Errorf("%s ended%s", p.title, p.said)
+		case a.Error != "":
+			return a, fmt.Errorf("%s: %s%s", p.title, a.Error, p.said)
+		}
+		return a, nil
+	case <-t.C:
+		return result{}, fmt.Errorf("%s: no answer within %v%s", p.title, within, p.said)
+	case <-ctx.Done():
+		return result{}, context.Cause(ctx)
+	}
+}
+
+// stop ends the process: in good order where its input says so, else by SIGTERM, at
+// last by SIGKILL.
+func (p *process) stop() {
+	if p.in != nil {
+		p.in.Close()
+	} else {
+		p.cmd.Process.Signal(unix.SIGTERM)
+	}
+	t := time.NewTimer(2 * time.Second)
+	defer t.Stop()
+	select {
+	case <-p.ended:
+	case <-t.C:
+		p.cmd.Process.Kill()
+		<-p.ended
+	}
+}
+
+// cpuTime returns the processor time that the process, all its threads and those
+// that have ended, has used: its CPU clock (clock_getcpuclockid(3)).
+func (p *process) cpuTime() (time.Duration, error) {
+	const cpuclockSched = 2 // include/linux/posix-timers.h
+	var ts unix.Timespec
+	clock := int32(^p.cmd.Process.Pid<<3 | cpuclockSched)
+	if err := unix.ClockGettime(clock, &ts); err != nil {
+		return 0, fmt.Errorf("%s: read its CPU clock: %w", p.title, err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// rss returns the resident set in bytes (proc_pid_status(5), VmRSS).
+func (p *process) rss() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	return parseRSS(b)
+}
+
+func parseRSS(status []byte) (int64, error) {
+	for line := range bytes.Lines(status) {
+		if v, ok := bytes.CutPrefix(line, []byte("VmRSS:")); ok {
+			kb, err := strconv.ParseInt(strings.TrimSuffix(string(bytes.TrimSpace(v)), " kB"), 10, 64)
+			return kb << 10, err
+		}
+	}
+	return 0, errors.New("no VmRSS in the status of the process")
+}
+
+// tail keeps the last of what a process said.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b...)
+	if over := len(t.b) - 2000; over > 0 {
+		t.b = append([]byte(nil), t.b[over:]...)
+	}
+	return len(b), nil
+}
+
+// String returns it as the end of an error message.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.b) == 0 {
+		return ""
+	}
+	return "; it said: " + strings.TrimSpace(string(t.b))
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// runRole is the main function of a process that the runner starts: "serve NETWORK"
+// or "dial". It takes jobs from r, one JSON object a line, and answers each, until r
+// ends. The first answer comes unasked, when it is ready.
+func runRole(args []string, r io.Reader, w io.Writer) int {
+	enc := json.NewEncoder(w)
+	handle, done, err := startRole(args)
+	if err != nil {
+		enc.Encode(result{Error: err.Error()})
+		return 1
+	}
+	defer done()
+	if enc.Encode(result{}) != nil {
+		return 1
+	}
+	in := bufio.NewScanner(r)
+	for in.Scan() {
+		var j job
+		err := json.Unmarshal(in.Bytes(), &j)
+		var res result
+		if err == nil {
+			res, err = handle(j)
+		}
+		if err != nil {
+			res.Error = err.Error()
+		}
+		if enc.Encode(res) != nil {
+			return 1
+		}
+	}
+	return 0
+}
+
+func startRole(args []string) (handle func(job) (result, error), done func(), err error) {
+	switch {
+	case len(args) == 2 && args[0] == "serve":
+		n, err := openNetwork(args[1])
+		if err != nil {
+			return nil, nil, err
+		}
+		s, err := newServer(n)
+		if err != nil {
+			n.Close()
+			return nil, nil, err
+		}
+		return s.do, func() { s.close(); n.Close() }, nil
+	case len(args) == 1 && args[0] == "dial":
+		c := &client{}
+		return c.do, func() {}, nil
+	}
+	return nil, nil, fmt.Errorf("no role is called %q", args)
+}
+
+func (s *server) do(j job) (result, error) {
+	switch j.Do {
+	case "packets":
+		return result{Count: int(s.packets.Load())}, nil
+	case "free":
+		debug.FreeOSMemory()
+		return result{}, nil
+	}
+	return result{}, fmt.Errorf("no job of a server is called %q", j.Do)
+}
+
+// setCongestion sets the congestion control of a kernel socket (tcp(7)).
+func setCongestion(c syscall.Conn, name string) error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := rc.Control(func(fd uintptr) {
+		serr = os.NewSyscallError("setsockopt TCP_CONGESTION "+name, unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name))
+	}); err != nil {
+		return err
+	}
+	return serr
+}
