@@ -12,18 +12,23 @@ const (
 	DropRxOversize             // longer than the reader's buffer
 	DropRxOffload              // virtio header malformed or not within the frame
 	DropRxError                // any other error of the wire
+	DropRxLost                 // lost on purpose, see Impair
+	DropRxLimit                // the queue of an impaired wire is full
 	DropTxShort                // shorter than an Ethernet header
 	DropTxOversize             // longer than the MTU (no GSO type) or than MaxFrame
 	DropTxOffload              // offload metadata invalid or not taken by the device
 	DropTxDown                 // the interface is down (EIO)
 	DropTxFull                 // the wire's queue is full (EAGAIN, ENOBUFS)
 	DropTxError                // any other error of the wire
+	DropTxLost                 // lost on purpose, see Impair
+	DropTxLimit                // the queue of an impaired wire is full
 	numDrops
 )
 
 var dropNames = [numDrops]string{
-	"rx_short", "rx_oversize", "rx_offload", "rx_error",
+	"rx_short", "rx_oversize", "rx_offload", "rx_error", "rx_lost", "rx_limit",
 	"tx_short", "tx_oversize", "tx_offload", "tx_down", "tx_full", "tx_error",
+	"tx_lost", "tx_limit",
 }
 
 // String returns the reason as it is named in Stats.Drops: "tx_down".
