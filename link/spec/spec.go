@@ -7,6 +7,15 @@
 //	tap:tap0,queues=2,persist       two queues; it stays when ustack ends
 //	tap:tap%d,driver=water          the first free number, the portable driver
 //	pipe:                           one end of a wire in memory, see Env
+//
+// Every kind of wire can be impaired, in both directions alike, see
+// link.ImpairConfig:
+//
+//	delay=20ms,jitter=2ms           times in us, ms or s
+//	loss=1%,duplicate=0.1%          of all frames; also reorder and corrupt
+//	rate=1gbit,limit=2000           bits per second: bit, kbit, mbit, gbit, in powers
+//	                                of 1000; the limit is in frames
+//	seed=7                          which accidents: the same ones in each run
 package spec
 
 import (
@@ -58,7 +67,11 @@ type Env struct {
 
 // kinds is the registry. It is a function so that nothing can change it.
 func kinds() []kind {
-	return []kind{tapKind(), pipeKind()}
+	all := []kind{tapKind(), pipeKind()}
+	for i := range all {
+		all[i].options = append(all[i].options, impairOptions()...)
+	}
+	return all
 }
 
 // A kind is a driver family as Specs know it.
@@ -123,6 +136,10 @@ func Parse(s string) (Spec, error) {
 	if err := k.check(spec); err != nil {
 		return Spec{}, fmt.Errorf("link %q: %w", s, err)
 	}
+	impair := spec.impair()
+	if err := impair.Check(); err != nil {
+		return Spec{}, fmt.Errorf("link %q: %w", s, err)
+	}
 	return spec, nil
 }
 
@@ -140,7 +157,16 @@ func Open(s Spec, env Env) (link.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.open(s, env)
+	dev, err := k.open(s, env)
+	if err != nil {
+		return nil, err
+	}
+	impaired, err := link.Impair(dev, s.impair())
+	if err != nil {
+		dev.Close()
+		return nil, err
+	}
+	return impaired, nil
 }
 
 // lookup returns the value of an option and whether it is there.

@@ -193,6 +193,8 @@ func FuzzParse(f *testing.F) {
 		"", ":", "tap", "tap0", "tap:", "tap:tap0", "tap:tap%d,queues=2,persist", "tap:tap0,driver=water",
 		"tap:tap0,offload=off,sndbuf=1,mtu=1500", "pipe:", "pipe:,mtu=68", "tap:tap0,,", "tap:tap0,=", "tap:tap0,persist=",
 		"tap:a\x00b", "tap:tap0,queues=99999999999999999999", "unknown:x", "tap:täp", "pipe", "pipe,mtu=70",
+		"tap:tap0,delay=20ms,jitter=2ms,loss=1%,duplicate=0.1%,reorder=1%,corrupt=0.1%,rate=1gbit,limit=1000,seed=7",
+		"pipe:,delay=.5s", "pipe:,delay=9999999999999999999s", "pipe:,rate=1e9bit", "pipe:,loss=%", "pipe:,loss=1%%", "pipe:,reorder=1%",
 	} {
 		f.Add(s)
 	}
