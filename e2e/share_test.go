@@ -79,7 +79,7 @@ func TestForeignForwardPolicy(t *testing.T) {
 	l.host.Run(t, "nft", "add table inet fence; add chain inet fence forward { type filter hook forward priority 0; policy drop; }")
 	before := hostState(t, l.host)
 	d := up(t, l.host, static("tap:tap0", "--uplink", "eth0")...)
-	match(t, "the daemon's log", d.Output(), `fence`)
+	d.WaitOutput(t, `fence`, 10*time.Second)
 	match(t, "ping to the host", d.ok(t, "ping", "-c", "1", host4), ` 1 received`)
 	d.terminate(t)
 	if after := hostState(t, l.host); after != before {

@@ -185,3 +185,21 @@ func (c *Capture) Stop() {
 	c.f.Close()
 	<-c.done
 }
+
+// Injector returns a function that sends a whole Ethernet frame out of an interface:
+// on a tap, to whoever holds it. A frame that the kernel refuses is an error.
+func (ns *NS) Injector(t testing.TB, ifname string) func(frame []byte) error {
+	t.Helper()
+	index := ns.Link(t, ifname).Attrs().Index
+	fd := -1
+	ns.Do(t, func() {
+		var err error
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+			t.Fatalf("netlab: %s: open a packet socket: %v", ns.name, err)
+		}
+	})
+	t.Cleanup(func() { unix.Close(fd) })
+	return func(frame []byte) error {
+		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index, Halen: 6})
+	}
+}

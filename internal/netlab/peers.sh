@@ -15,7 +15,7 @@ packages=(
 # What has to run in the end, by its name inside the packages.
 programs=(
 	ping arping curl wget nc.openbsd socat openssl
-	nginx dnsmasq radvd tcpdump ip ss nft
+	nginx dnsmasq radvd tcpdump ip ss tc nft
 	pasta slirp4netns
 )
 # The C library has to be the machine's own: the program loader belongs to it.
