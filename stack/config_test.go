@@ -150,7 +150,7 @@ func TestNeighbours(t *testing.T) {
 func TestSnake(t *testing.T) {
 	for in, want := range map[string]string{
 		"IP": "ip", "PacketsReceived": "packets_received", "ICMPv4PacketStats": "icmpv4_packet_stats",
-		"NICs": "nics", "V4": "v4", "UDPChecksumErrors": "udp_checksum_errors", "SegmentsAckedWithDSACK": "segments_acked_with_dsack",
+		"V4": "v4", "UDPChecksumErrors": "udp_checksum_errors", "SegmentsAckedWithDSACK": "segments_acked_with_dsack",
 	} {
 		if got := snake(in); got != want {
 			t.Errorf("snake(%q) = %q, want %q", in, got, want)

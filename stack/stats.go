@@ -95,7 +95,7 @@ func collect(v reflect.Value, path string, out map[string]uint64) {
 	case reflect.Struct:
 		t := v.Type()
 		for i := range t.NumField() {
-			if f := t.Field(i); f.IsExported() {
+			if f := t.Field(i); f.IsExported() && f.Name != "NICs" { // the sum over all interfaces, loopback's included
 				p := path
 				if !f.Anonymous {
 					p += snake(f.Name) + "."
@@ -109,7 +109,6 @@ func collect(v reflect.Value, path string, out map[string]uint64) {
 // snake turns a Go name into snake case: "ICMPv4PacketsSent" into
 // "icmpv4_packets_sent".
 func snake(name string) string {
-	name = strings.ReplaceAll(name, "NICs", "Nics")
 	var b strings.Builder
 	r := []rune(name)
 	for i, c := range r {

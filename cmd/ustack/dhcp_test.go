@@ -92,7 +92,7 @@ func TestUpEndsWhileItWaits(t *testing.T) {
 			t.Parallel()
 			ns := netlab.New(t, "host")
 			socket := filepath.Join(socketDir(t), "u.sock")
-			p := ns.StartCmd(t, ustack("up", "--socket", socket, flag))
+			p := ns.StartCmd(t, ustack("up", "--socket", socket, "--state-dir", t.TempDir(), flag))
 			netlab.WaitFor(t, 5*time.Second, "the tap", func() bool { return ns.HasLink("tap0") })
 			p.Signal(t, syscall.SIGTERM)
 			if code := p.Wait(t, 5*time.Second); code != 0 || strings.Contains(p.Output(), "ready") {

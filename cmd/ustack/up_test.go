@@ -55,7 +55,7 @@ func socketDir(t *testing.T) string {
 // startUp starts a daemon in a namespace and waits for its ready line.
 func startUp(t *testing.T, ns *netlab.NS, args ...string) (p *netlab.Proc, ready string) {
 	t.Helper()
-	p = ns.StartCmd(t, ustack(append([]string{"up"}, args...)...))
+	p = ns.StartCmd(t, ustack(append([]string{"up", "--state-dir", t.TempDir()}, args...)...))
 	return p, p.FirstLine(t, 20*time.Second)
 }
 
@@ -169,7 +169,7 @@ func TestUpNotifiesSystemd(t *testing.T) {
 	if err := os.WriteFile(config, []byte("socket = \""+socket+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := ustack("up", "--config", config)
+	cmd := ustack("up", "--state-dir", t.TempDir(), "--config", config)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify, "USTACK_SOCKET="+socket+".not")
 	p := ns.StartCmd(t, cmd)
 	message := func() string {
@@ -237,7 +237,7 @@ func TestUpSurvivesAClosedOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Close()
-	cmd := ustack("up", "--socket", socket, "-v")
+	cmd := ustack("up", "--state-dir", t.TempDir(), "--socket", socket, "-v")
 	cmd.Stdout, cmd.Stderr = w, w
 	p := ns.StartCmd(t, cmd)
 	w.Close()

@@ -176,13 +176,10 @@ func nameError(host string, err error) error {
 	switch {
 	case dns.IsNotFound:
 		return fmt.Errorf("%s: Name or service not known", host)
-	case dns.IsTimeout, dns.IsTemporary:
-		if dns.Server != "" {
-			return fmt.Errorf("%s: Temporary failure in name resolution (%s: %s)", host, dns.Server, dns.Err)
-		}
-		return fmt.Errorf("%s: Temporary failure in name resolution (%s)", host, dns.Err)
+	case dns.Server != "":
+		return fmt.Errorf("%s: Temporary failure in name resolution (%s: %s)", host, dns.Server, dns.Err)
 	}
-	return fmt.Errorf("%s: %s", host, dns.Err)
+	return fmt.Errorf("%s: Temporary failure in name resolution (%s)", host, dns.Err)
 }
 
 // pingAddr pings one address. An error means that it did not begin.
