@@ -1,7 +1,7 @@
 // Bench measures ustack beside the kernel's own TCP/IP and other user-space stacks,
 // in one run: in namespaces that it makes, every subject takes its turn in every round.
 //
-//	usage: go run ./bench [-only REGEXP] [-rounds N] [-quick] [-out DIR] [-list]
+//	usage: go run ./bench [-only REGEXP] [-with REGEXP] [-rounds N] [-time TIME] [-quick] [-out DIR] [-list]
 //
 // It prints one table with ratios and writes it as RESULTS.md, with the chart
 // results.svg, into -out; a whole run writes into bench/. It needs root, and for pasta
@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 
@@ -45,7 +46,9 @@ func main() {
 
 type options struct {
 	only   *regexp.Regexp
+	with   *regexp.Regexp
 	rounds int
+	time   time.Duration
 	quick  bool
 	out    string
 	list   bool
@@ -54,7 +57,9 @@ type options struct {
 func parse(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	only := fs.String("only", "", "do only rows whose name matches `REGEXP`; write no files unless -out is given")
+	with := fs.String("with", "", "let only subjects take part whose name matches `REGEXP`, and veth; write no files unless -out is given")
 	fs.IntVar(&o.rounds, "rounds", 0, "`N` rounds of every row, instead of each row's own number")
+	fs.DurationVar(&o.time, "time", 0, "`TIME` of one measurement, instead of 500ms")
 	fs.BoolVar(&o.quick, "quick", false, "few and short rounds, to see that it works; write no files unless -out is given")
 	fs.StringVar(&o.out, "out", "", "`DIR` for RESULTS.md and results.svg")
 	fs.BoolVar(&o.list, "list", false, "name the rows and end")
@@ -67,7 +72,13 @@ func parse(args []string) (o options, err error) {
 	if o.rounds < 0 || o.rounds > 1000 {
 		return o, fmt.Errorf("-rounds %d: use 1 to 1000", o.rounds)
 	}
-	o.only, err = regexp.Compile(*only)
+	if o.time < 0 || o.time > maxTime/2 {
+		return o, fmt.Errorf("-time %v: use at most %v", o.time, maxTime/2)
+	}
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return o, err
+	}
+	o.with, err = regexp.Compile(*with)
 	return o, err
 }
 
@@ -83,6 +94,9 @@ func run() error {
 	if o.quick {
 		s = quickRun
 	}
+	if o.time > 0 {
+		s.time = o.time
+	}
 	todo := rows(s)
 	if o.list {
 		for _, w := range todo {
@@ -94,7 +108,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if o.out == "" && !o.quick && o.only.String() == "" {
+	if o.out == "" && !o.quick && o.only.String()+o.with.String() == "" {
 		o.out = filepath.Join(root, "bench")
 	}
 	raiseFileLimit()
@@ -126,6 +140,7 @@ func run() error {
 		if !o.only.MatchString(w.id) {
 			continue
 		}
+		w.subjects = slices.DeleteFunc(slices.Clone(w.subjects), func(s string) bool { return s != vethOn && !o.with.MatchString(s) })
 		if o.rounds > 0 && w.rounds != 1 {
 			w.rounds = o.rounds
 		}

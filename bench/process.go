@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,10 +33,12 @@ type process struct {
 	answers chan result // closed at the end
 }
 
-// start starts a program in a namespace, on the processors cpus if there are any.
-func start(ns *netns.NS, cpus []int, name string, args ...string) (*process, error) {
+// start starts a program in a namespace, on the processors cpus if there are any. It
+// has files open as descriptors 3 and following.
+func start(ns *netns.NS, cpus []int, files []*os.File, name string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...)}
-	p.title = name + " " + strings.Join(args, " ")
+	p.cmd.ExtraFiles = files
+	p.title = filepath.Base(name)
 	return p, p.start(ns, cpus)
 }
 

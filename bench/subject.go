@@ -195,7 +195,7 @@ func (in *instance) overTap(ctx context.Context, k *netns.NS, network string, cp
 
 func (in *instance) throughDaemon(ctx context.Context, k *netns.NS, program string, cpu []int) error {
 	socket := filepath.Join(in.dir, "ustack.sock")
-	p, err := start(k, cpu, program, "up", "--socket", socket, "--state-dir", in.dir,
+	p, err := start(k, cpu, nil, program, "up", "--socket", socket, "--state-dir", in.dir,
 		"--addr", stackPrefix.String(), "--host-addr", kernelPrefix.String(), "--dns", "192.0.2.53")
 	if err != nil {
 		return err
@@ -238,14 +238,16 @@ func (in *instance) throughPeer(ctx context.Context, k *netns.NS, program string
 	if in.serve, err = startProcessRole(ctx, s, cpu, "serve", "kernel"); err != nil {
 		return err
 	}
+	// pasta may not look into the descriptors of other processes, but has its own.
+	const space = "/proc/self/fd/3"
 	args := []string{"--foreground", "--config-net", "--runas", "0", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
-		"--mtu", "1500", "--ns-ifname", "tap0", "--no-netns-quit", "--netns", k.Path()}
+		"--mtu", "1500", "--ns-ifname", "tap0", "--no-netns-quit", "--netns", space}
 	in.addr = gateway // stands for the server's loopback
 	if in.subject == slirp {
-		args = []string{"--configure", "--mtu=1500", "--netns-type=path", k.Path(), "tap0"}
+		args = []string{"--configure", "--mtu=1500", "--netns-type=path", space, "tap0"}
 		in.addr = "10.0.2.2" // the same
 	}
-	p, err := start(s, cpu, program, args...)
+	p, err := start(s, cpu, []*os.File{k.File()}, program, args...)
 	if err != nil {
 		return err
 	}

@@ -83,10 +83,9 @@ func (ns *NS) Close() {
 	ns.f.Close()
 }
 
-// Path names the namespace for setns(2) while this process runs.
-func (ns *NS) Path() string {
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.f.Fd())
-}
+// File is the open namespace, for setns(2) in this process or, passed on, in a child.
+// It is closed with the namespace.
+func (ns *NS) File() *os.File { return ns.f }
 
 // Do runs f on a thread that is in the namespace. Goroutines that f starts are not in
 // it; sockets and files that f opens stay in it.
