@@ -140,7 +140,9 @@ func run() error {
 		if !o.only.MatchString(w.id) {
 			continue
 		}
-		w.subjects = slices.DeleteFunc(slices.Clone(w.subjects), func(s string) bool { return s != vethOn && !o.with.MatchString(s) })
+		w.subjects = slices.DeleteFunc(slices.Clone(w.subjects), func(s string) bool {
+			return s != vethOn && s != kernelReno && s != kernelCubic && !o.with.MatchString(s)
+		})
 		if o.rounds > 0 && w.rounds != 1 {
 			w.rounds = o.rounds
 		}

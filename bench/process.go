@@ -62,9 +62,10 @@ func (p *process) start(ns *netns.NS, cpus []int) error {
 	return nil
 }
 
-// startProcessRole starts this program again in one of its roles and waits until it is ready.
-func startProcessRole(ctx context.Context, ns *netns.NS, cpus []int, role ...string) (*process, error) {
+// startProcess starts this program again in one of its roles and waits until it is ready.
+func startProcess(ctx context.Context, ns *netns.NS, cpus []int, files []*os.File, role ...string) (*process, error) {
 	p := &process{title: strings.Join(role, " "), cmd: exec.Command("/proc/self/exe"), answers: make(chan result)}
+	p.cmd.ExtraFiles = files
 	p.cmd.Args = append([]string{"bench", roleArg}, role...)
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runRole is the main function of a process that the runner starts: "serve NETWORK"
-// or "dial". It takes jobs from r, one JSON object a line, and answers each, until r
+// runRole is the main function of a process that the runner starts: "serve NETWORK",
+// "bridge SPEC" or "dial". It takes jobs from r, one JSON object a line, and answers each, until r
 // ends. The first answer comes unasked, when it is ready.
 func runRole(args []string, r io.Reader, w io.Writer) int {
 	enc := json.NewEncoder(w)
@@ -57,6 +57,12 @@ func startRole(args []string) (handle func(job) (result, error), done func(), er
 			return nil, nil, err
 		}
 		return s.do, func() { s.close(); n.Close() }, nil
+	case len(args) == 2 && args[0] == "bridge":
+		b, err := newBridge(args[1])
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(j job) (result, error) { return result{}, fmt.Errorf("no job of a bridge is called %q", j.Do) }, b.close, nil
 	case len(args) == 1 && args[0] == "dial":
 		c := &client{}
 		return c.do, func() {}, nil
@@ -67,7 +73,11 @@ func startRole(args []string) (handle func(job) (result, error), done func(), er
 func (s *server) do(j job) (result, error) {
 	switch j.Do {
 	case "packets":
-		return result{Count: int(s.packets.Load())}, nil
+		r := result{Count: int(s.packets.Load())}
+		if err := s.failed.Swap(nil); err != nil {
+			r.First = (*err).Error()
+		}
+		return r, nil
 	case "free":
 		debug.FreeOSMemory()
 		return result{}, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,6 +16,8 @@ type row struct {
 	pinned   bool // kernel's side on processor 0, stack's side on 1
 	fresh    bool // a new instance for each measurement
 	rounds   int  // 0: as many as the run says
+	// path impairs the link, as options of a SPEC; "" does not.
+	path string
 	// verify is done once by each subject, before the rounds; nil where run itself
 	// sees every byte.
 	verify *job
@@ -30,18 +33,19 @@ type scale struct {
 	connections        int           // of the long row of connections
 	open               int           // connections held open
 	verify             uint64        // bytes
+	grid               bool          // all lossy paths
 }
 
 var (
-	wholeRun = scale{rounds: 5, echoRounds: 9, time: 500 * time.Millisecond, connections: 100_000, open: 10_000, verify: 64 << 20}
-	quickRun = scale{rounds: 2, echoRounds: 3, time: 150 * time.Millisecond, connections: 10_000, open: 2_000, verify: 8 << 20}
+	wholeRun = scale{rounds: 5, echoRounds: 9, time: 500 * time.Millisecond, connections: 100_000, open: 10_000, verify: 64 << 20, grid: true}
+	quickRun = scale{rounds: 2, echoRounds: 2, time: 150 * time.Millisecond, connections: 5_000, open: 1_000, verify: 8 << 20}
 )
 
 // rows are all workloads, in the order in which they are done.
 func rows(s scale) []row {
 	everyone := []string{vethOn, vethOff, native, daemon, water, pasta, slirp, naiveTap}
 	main := []string{vethOn, native, daemon}
-	return []row{
+	all := []row{
 		streamRow(s, "stream-to", "one stream to the stack", everyone, job{Write: 128 << 10}, true,
 			report.Goal{Subject: native, Against: vethOn, Limit: 0.9}, report.Goal{Subject: native, Against: naiveTap, Limit: 15},
 			report.Goal{Subject: native, Against: pasta, Limit: 5}, report.Goal{Subject: daemon, Against: vethOn, Limit: 0.6},
@@ -68,6 +72,7 @@ func rows(s scale) []row {
 		pullRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
 		openRow(s, []string{vethOn, native, daemon, naiveTap}),
 	}
+	return append(all, impairedRows(s)...)
 }
 
 // patience is how many times longer streams of a subject take that needs long to reach
@@ -142,15 +147,18 @@ func echoRow(s scale, id, title string, subjects []string, bulk *job, limits map
 	r := row{id: id, subjects: subjects, pinned: true, rounds: s.echoRounds, metrics: []report.Metric{p50, p99}}
 	if bulk != nil {
 		r.rounds = s.rounds
+		r.metrics = append(r.metrics, report.Metric{ID: id + "-rate", Title: title + ": rate of the stream", Unit: "Gbit/s"})
 	}
 	r.run = func(ctx context.Context, in *instance) (map[string]float64, error) {
 		var load chan error
+		var beside result
 		if bulk != nil {
 			j := *bulk
 			j.Do, j.Addr, j.Time = "stream", in.addr, s.time+400*time.Millisecond
 			load = make(chan error, 1)
 			go func() {
-				_, err := in.beside.do(ctx, j)
+				var err error
+				beside, err = in.beside.do(ctx, j)
 				load <- err
 			}()
 			time.Sleep(200 * time.Millisecond) // until the stream is at full speed
@@ -164,7 +172,11 @@ func echoRow(s scale, id, title string, subjects []string, bulk *job, limits map
 		if err != nil {
 			return nil, err
 		}
-		return map[string]float64{id + "-p50": micros(res.P50), id + "-p99": micros(res.P99)}, nil
+		m := map[string]float64{id + "-p50": micros(res.P50), id + "-p99": micros(res.P99)}
+		if bulk != nil {
+			m[id+"-rate"] = float64(beside.Bytes) * 8 / 1e9 / beside.Time.Seconds()
+		}
+		return m, nil
 	}
 	return r
 }
@@ -215,7 +227,9 @@ func manyConnectsRow(s scale, subjects []string) row {
 				return nil, err
 			}
 			if res.First != "" {
-				err = fmt.Errorf("%d errors, the first: %s", res.Errors, res.First)
+				var srv result
+				srv, err = in.serve.do(ctx, job{Do: "packets"})
+				err = errors.Join(err, fmt.Errorf("%d errors, the first: %s; the server's: %q", res.Errors, res.First, srv.First))
 			}
 			return map[string]float64{
 				"many-connects":        res.Time.Seconds(),
@@ -288,18 +302,18 @@ func openRow(s scale, subjects []string) row {
 			LowIsGood: true, NoRatios: true, Goals: goals}
 	}
 	return row{
-		id: "open", subjects: subjects, fresh: true, rounds: min(s.rounds, 3),
+		id: "open", subjects: subjects, fresh: true, rounds: min(s.rounds-1, 3),
 		metrics: []report.Metric{
 			each("open-rss", "memory of application and stack",
 				report.Goal{Subject: native, Limit: 12}, report.Goal{Subject: daemon, Limit: 40}),
 			each("open-rss-free", "the same, application's garbage returned"),
-			{ID: "open-cpu", Title: fmt.Sprintf("round trip among %d connections over among %d: processor, both sides", s.open, few),
+			{ID: "open-cpu", Title: fmt.Sprintf("round trip among %d connections over among %d: processor, stack's side", s.open, few),
 				LowIsGood: true, NoRatios: true, Goals: []report.Goal{{Subject: native, Limit: 1.5}, {Subject: daemon, Limit: 1.5}}},
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {
 			cpu := func() (float64, error) {
-				res, _, all, err := in.timed(ctx, job{Do: "cycle", Count: 2 * s.open, Parallel: few, Time: 20 * time.Second})
-				return micros(all) / float64(max(res.Count, 1)), err
+				res, stack, _, err := in.timed(ctx, job{Do: "cycle", Count: s.open, Parallel: few, Time: 20 * time.Second})
+				return micros(stack) / float64(max(res.Count, 1)), err
 			}
 			hold := func(n int) error {
 				_, err := in.dial.do(ctx, job{Do: "hold", Addr: in.addr, Count: n, Parallel: 16, Time: 30 * time.Second})

@@ -30,6 +30,7 @@ const maxFailed = 2
 type readyKey struct {
 	subject string
 	pinned  bool
+	path    string
 }
 
 func newRunner(l *lab, s scale, progress io.Writer) *runner {
@@ -47,7 +48,7 @@ func (r *runner) instance(ctx context.Context, k readyKey) (*instance, error) {
 	if in := r.ready[k]; in != nil {
 		return in, nil
 	}
-	in, err := r.lab.make(ctx, k.subject, k.pinned)
+	in, err := r.lab.make(ctx, k.subject, k.pinned, k.path)
 	switch {
 	case err == nil:
 		r.ready[k] = in
@@ -86,7 +87,7 @@ func (r *runner) row(ctx context.Context, w row) ([]report.Metric, error) {
 			var got map[string]float64
 			if r.failed[subject] < maxFailed {
 				var err error
-				got, err = r.once(ctx, w, readyKey{subject, w.pinned}, round == 0)
+				got, err = r.once(ctx, w, readyKey{subject, w.pinned, w.path}, round == 0)
 				if ctx.Err() != nil {
 					return nil, context.Cause(ctx)
 				}
@@ -103,6 +104,11 @@ func (r *runner) row(ctx context.Context, w row) ([]report.Metric, error) {
 			}
 		}
 		fmt.Fprint(r.progress, ".")
+	}
+	if w.path != "" { // no other row has it
+		for _, subject := range subjects {
+			r.drop(readyKey{subject, w.pinned, w.path})
+		}
 	}
 	metrics := slices.Clone(w.metrics)
 	for i := range metrics {

@@ -30,6 +30,7 @@ type server struct {
 	listeners []net.Listener
 	udp       datagrams
 	packets   atomic.Uint64 // datagrams received
+	failed    atomic.Pointer[error]
 	done      sync.WaitGroup
 }
 
@@ -87,8 +88,10 @@ func temporary(err error) bool {
 }
 
 func (s *server) connect(c net.Conn) {
-	c.Write([]byte{1})
-	c.Close()
+	_, err := c.Write([]byte{1})
+	if err = errors.Join(err, c.Close()); err != nil {
+		s.failed.CompareAndSwap(nil, &err)
+	}
 }
 
 func (s *server) stream(c net.Conn) {

@@ -24,18 +24,24 @@ const (
 	pasta    = "pasta"
 	slirp    = "slirp4netns"
 	naiveTap = "naive"
+
+	// Over an impaired link only.
+	kernelReno  = "kernel-reno"
+	kernelCubic = "kernel-cubic"
 )
 
 // about says what a subject is.
 var about = map[string]string{
-	vethOn:   "kernel sockets over a veth pair with its offloads",
-	vethOff:  "the same with checksum, segmentation and receive offloads off on both ends",
-	native:   "package stack in the application's process, on a TAP with offloads",
-	daemon:   "the application as a client of `ustack up` on a TAP with offloads",
-	water:    "package stack in the application's process, on a TAP by the water driver: no offloads",
-	pasta:    "pasta of the package passt, MTU 1500: kernel on the TAP's side, application's kernel sockets on the other",
-	slirp:    "slirp4netns, MTU 1500, the same way",
-	naiveTap: "netstack with gVisor's fdbased endpoint and gonet on a plain TAP, all defaults",
+	vethOn:      "kernel sockets over a veth pair with its offloads",
+	vethOff:     "the same with checksum, segmentation and receive offloads off on both ends",
+	native:      "package stack in the application's process, on a TAP with offloads",
+	daemon:      "the application as a client of `ustack up` on a TAP with offloads",
+	water:       "package stack in the application's process, on a TAP by the water driver: no offloads",
+	pasta:       "pasta of the package passt, MTU 1500: kernel on the TAP's side, application's kernel sockets on the other",
+	slirp:       "slirp4netns, MTU 1500, the same way",
+	kernelReno:  "kernel sockets over two TAPs whose frames a process passes on, with the same impairments by the same code; reno set for each socket",
+	kernelCubic: "the same with cubic",
+	naiveTap:    "netstack with gVisor's fdbased endpoint and gonet on a plain TAP, all defaults",
 }
 
 // Addresses: the kernel's side dials the stack's.
@@ -43,6 +49,8 @@ var (
 	stackPrefix  = netip.MustParsePrefix("10.0.0.4/24")
 	kernelPrefix = netip.MustParsePrefix("10.0.0.5/24")
 )
+
+const tapName = "tap0"
 
 // An instance is one subject at work: the kernel's side that dials, the server on the
 // stack, and whatever is between.
@@ -82,8 +90,9 @@ var kernelSettings = [][2]string{
 var errMissing = errors.New("is not there: run `make peers`")
 
 // make makes an instance of a subject. If pinned, the kernel's side runs on processor 0
-// and everything of the stack's side on processor 1.
-func (l *lab) make(ctx context.Context, subject string, pinned bool) (in *instance, err error) {
+// and everything of the stack's side on processor 1. path impairs the tap, as options
+// of a SPEC; "" does not.
+func (l *lab) make(ctx context.Context, subject string, pinned bool, path string) (in *instance, err error) {
 	l.made++
 	in = &instance{subject: subject, addr: stackPrefix.Addr().String(), dir: filepath.Join(l.dir, fmt.Sprint(l.made))}
 	defer func() {
@@ -106,12 +115,14 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool) (in *instan
 	switch subject {
 	case vethOn, vethOff:
 		err = in.overVeth(ctx, k, subject == vethOff, serveCPU)
+	case kernelReno, kernelCubic:
+		err = in.overBridge(ctx, k, "tap:"+tapName+path)
 	case native:
-		err = in.overTap(ctx, k, "ustack:tap:tap0", serveCPU)
+		err = in.overTap(ctx, k, "ustack:tap:"+tapName+path, serveCPU)
 	case water:
-		err = in.overTap(ctx, k, "ustack:tap:tap0,driver=water", serveCPU)
+		err = in.overTap(ctx, k, "ustack:tap:"+tapName+",driver=water"+path, serveCPU)
 	case naiveTap:
-		err = in.overTap(ctx, k, "naive:tap0", serveCPU)
+		err = in.overTap(ctx, k, "naive:"+tapName, serveCPU)
 	case daemon:
 		err = in.throughDaemon(ctx, k, l.ustack, serveCPU)
 	case pasta, slirp:
@@ -123,7 +134,7 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool) (in *instan
 		return in, err
 	}
 	for _, p := range []**process{&in.dial, &in.beside} {
-		if *p, err = startProcessRole(ctx, k, dialCPU, "dial"); err != nil {
+		if *p, err = startProcess(ctx, k, dialCPU, nil, "dial"); err != nil {
 			return in, err
 		}
 	}
@@ -180,17 +191,40 @@ func (in *instance) overVeth(ctx context.Context, k *netns.NS, offloadsOff bool,
 			}
 		}
 	}
-	in.serve, err = startProcessRole(ctx, s, cpu, "serve", "kernel")
+	in.serve, err = startProcess(ctx, s, cpu, nil, "serve", "kernel")
 	return err
 }
 
 // overTap runs a stack in the server's process, on a tap of the kernel's namespace.
 func (in *instance) overTap(ctx context.Context, k *netns.NS, network string, cpu []int) error {
 	var err error
-	if in.serve, err = startProcessRole(ctx, k, cpu, "serve", network); err != nil {
+	if in.serve, err = startProcess(ctx, k, cpu, nil, "serve", network); err != nil {
 		return err
 	}
-	return errors.Join(k.Addr("tap0", kernelPrefix.String()), k.Up("tap0"))
+	return errors.Join(k.Addr(tapName, kernelPrefix.String()), k.Up(tapName))
+}
+
+// overBridge joins two kernels by taps, one of them impaired.
+func (in *instance) overBridge(ctx context.Context, k *netns.NS, link string) error {
+	s, err := in.space("stack")
+	if err != nil {
+		return err
+	}
+	b, err := startProcess(ctx, k, nil, []*os.File{s.File()}, "bridge", link)
+	if err != nil {
+		return err
+	}
+	in.between = append(in.between, b)
+	for _, end := range []struct {
+		ns   *netns.NS
+		addr netip.Prefix
+	}{{k, kernelPrefix}, {s, stackPrefix}} {
+		if err := errors.Join(end.ns.Addr(tapName, end.addr.String()), end.ns.Up(tapName)); err != nil {
+			return err
+		}
+	}
+	in.serve, err = startProcess(ctx, s, nil, nil, "serve", "kernel")
+	return err
 }
 
 func (in *instance) throughDaemon(ctx context.Context, k *netns.NS, program string, cpu []int) error {
@@ -209,7 +243,7 @@ func (in *instance) throughDaemon(ctx context.Context, k *netns.NS, program stri
 	}); err != nil {
 		return err
 	}
-	in.serve, err = startProcessRole(ctx, k, cpu, "serve", "daemon:"+socket)
+	in.serve, err = startProcess(ctx, k, cpu, nil, "serve", "daemon:"+socket)
 	return err
 }
 
@@ -235,16 +269,16 @@ func (in *instance) throughPeer(ctx context.Context, k *netns.NS, program string
 	if err := s.DefaultRoute(gateway); err != nil {
 		return err
 	}
-	if in.serve, err = startProcessRole(ctx, s, cpu, "serve", "kernel"); err != nil {
+	if in.serve, err = startProcess(ctx, s, cpu, nil, "serve", "kernel"); err != nil {
 		return err
 	}
 	// pasta may not look into the descriptors of other processes, but has its own.
 	const space = "/proc/self/fd/3"
 	args := []string{"--foreground", "--config-net", "--runas", "0", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
-		"--mtu", "1500", "--ns-ifname", "tap0", "--no-netns-quit", "--netns", space}
+		"--mtu", "1500", "--ns-ifname", tapName, "--no-netns-quit", "--netns", space}
 	in.addr = gateway // stands for the server's loopback
 	if in.subject == slirp {
-		args = []string{"--configure", "--mtu=1500", "--netns-type=path", space, "tap0"}
+		args = []string{"--configure", "--mtu=1500", "--netns-type=path", space, tapName}
 		in.addr = "10.0.2.2" // the same
 	}
 	p, err := start(s, cpu, []*os.File{k.File()}, program, args...)
@@ -252,7 +286,7 @@ func (in *instance) throughPeer(ctx context.Context, k *netns.NS, program string
 		return err
 	}
 	in.between = append(in.between, p)
-	return p.await(ctx, "its interface", func() bool { return k.Has("tap0") })
+	return p.await(ctx, "its interface", func() bool { return k.Has(tapName) })
 }
 
 // await polls for what gives no event to wait for.

@@ -48,6 +48,8 @@ type Metric struct {
 	Unit  string // "Gbit/s"; "" for plain ratios
 	// LowIsGood says that less is better.
 	LowIsGood bool
+	// Base is the subject that others are compared with, if not the Report's.
+	Base string
 	// NoRatios leaves ratios to other subjects out, where they mean nothing.
 	NoRatios bool
 	Series   []Series

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"io"
@@ -64,7 +65,7 @@ func (r Report) SVG(w io.Writer) (bool, error) {
 			from, to := x(1), x(b.ratio.Median)
 			fmt.Fprintf(&body, `<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"><title>%s</title></rect>`+"\n",
 				min(from, to), y, max(math.Abs(to-from), 1), barHeight-2, colour[b.subject],
-				escape(fmt.Sprintf("%s: %s × %s", b.subject, b.ratio.Text(), r.Base)))
+				escape(fmt.Sprintf("%s: %s × %s", b.subject, b.ratio.Text(), g.base)))
 			fmt.Fprintf(&body, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="#333"/>`+"\n",
 				x(b.ratio.Min), x(b.ratio.Max), y+barHeight/2-1, y+barHeight/2-1)
 			fmt.Fprintf(&body, `<text x="%.1f" y="%.1f" font-size="10">%s</text>`+"\n",
@@ -86,7 +87,7 @@ func (r Report) SVG(w io.Writer) (bool, error) {
 <rect width="100%%" height="100%%" fill="#fff"/>
 <text x="10" y="20" font-size="14">%s</text>
 %s%s</svg>
-`, chartWidth, y+12, escape("Ratio to "+r.Base+" in the same run: median, least to most (logarithmic; 1 = the same)"), axis.String(), body.String())
+`, chartWidth, y+12, escape("Ratio to "+r.Base+" (over impaired links, to the kernel there) in the same run: median, least to most (logarithmic; 1 = the same)"), axis.String(), body.String())
 	return true, err
 }
 
@@ -96,26 +97,27 @@ type bar struct {
 }
 
 type group struct {
-	title string
-	bars  []bar
+	title, base string
+	bars        []bar
 }
 
 // bars collects what can be drawn, and the subjects in their order.
 func (r Report) bars() (groups []group, subjects []string) {
 	seen := make(map[string]bool)
 	for _, m := range r.Metrics {
-		base := m.Of(r.Base)
+		name := cmp.Or(m.Base, r.Base)
+		base := m.Of(name)
 		if base == nil || m.NoRatios {
 			continue
 		}
-		g := group{title: m.Title}
+		g := group{title: m.Title, base: name}
 		if m.LowIsGood {
 			g.title += " ↓"
 		} else {
 			g.title += " ↑"
 		}
 		for _, s := range m.Series {
-			if s.Subject == r.Base {
+			if s.Subject == name {
 				continue
 			}
 			ratio := Summarise(Ratios(s.Values, base))

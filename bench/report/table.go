@@ -79,9 +79,15 @@ func (r Report) table(b *strings.Builder) {
 			sum := Summarise(s.Values)
 			fmt.Fprintf(b, "| %s | %s | %s |", title, s.Subject, sum.Text())
 			for _, c := range cols {
-				cell := ""
-				if v := m.Of(c); v != nil && c != s.Subject && !m.NoRatios {
+				cell, to := "", c
+				if c == r.Base && m.Base != "" {
+					to = m.Base
+				}
+				if v := m.Of(to); v != nil && to != s.Subject && !m.NoRatios {
 					cell = Summarise(Ratios(s.Values, v)).Text()
+					if to != c {
+						cell += " × " + to
+					}
 				}
 				fmt.Fprintf(b, " %s |", cell)
 			}
