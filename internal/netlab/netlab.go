@@ -43,7 +43,8 @@ func refuse(t testing.TB, why string) {
 
 // lacking says what this process may not do, or "".
 func lacking() string {
-	status, err := os.ReadFile("/proc/self/status")
+	// Of this thread: the first one may be one whose capabilities a test has taken.
+	status, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		return fmt.Sprintf("read capabilities: %v", err)
 	}
