@@ -312,7 +312,7 @@ func openRow(s scale, subjects []string) row {
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {
 			cpu := func() (float64, error) {
-				res, stack, _, err := in.timed(ctx, job{Do: "cycle", Count: s.open, Parallel: few, Time: 20 * time.Second})
+				res, stack, _, err := in.timed(ctx, job{Do: "cycle", Count: max(s.open, 5000), Parallel: few, Time: 20 * time.Second})
 				return micros(stack) / float64(max(res.Count, 1)), err
 			}
 			hold := func(n int) error {
