@@ -33,7 +33,7 @@ func (ns *NS) NoOffloads(ifname string) error {
 		}
 		defer unix.Close(fd)
 		for _, c := range offloadCommands {
-			v := ethtoolValue{cmd: c.cmd}
+			v := ethtoolValue{cmd: c.cmd, data: 0}
 			// struct ifreq of include/uapi/linux/if.h, with ifr_data.
 			var ifr struct {
 				name [unix.IFNAMSIZ]byte
