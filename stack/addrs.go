@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sort"
 	"sync"
 	"syscall"
@@ -83,9 +84,12 @@ func (o *origins) forget(ip netip.Addr) {
 
 // checkNetworks validates the addresses and gateways of a Config.
 func checkNetworks(cfg Config, mtu int) error {
-	for _, a := range cfg.Addrs {
+	for i, a := range cfg.Addrs {
 		if err := checkAddr(a); err != nil {
 			return err
+		}
+		if slices.ContainsFunc(cfg.Addrs[:i], func(b netip.Prefix) bool { return b.Addr() == a.Addr() }) {
+			return fmt.Errorf("address %v is given twice: %w", a.Addr(), syscall.EEXIST)
 		}
 		if a.Addr().Is6() && mtu < link.MinMTU6 {
 			return fmt.Errorf("address %v needs an MTU of at least %d bytes, the link has %d (RFC 8200 section 5)", a, link.MinMTU6, mtu)
@@ -143,13 +147,15 @@ func checkGateway(gw netip.Addr, networks []netip.Prefix) error {
 	if gw.Is6() && gw.IsLinkLocalUnicast() {
 		return nil
 	}
+	on := false
 	for _, n := range networks {
 		if n.Addr() == gw {
 			return fmt.Errorf("gateway %v is the stack's own address: %w", gw, syscall.EINVAL)
 		}
-		if n.Contains(gw) {
-			return nil
-		}
+		on = on || n.Contains(gw)
+	}
+	if on {
+		return nil
 	}
 	return fmt.Errorf("gateway %v is on none of the stack's networks %v: %w", gw, networks, syscall.ENETUNREACH)
 }

@@ -268,7 +268,7 @@ func TestClosedConnectionsAreBounded(t *testing.T) {
 			go func() { io.Copy(io.Discard, c); c.Close() }()
 		}
 	}()
-	for range maxClosing + 200 {
+	for range maxTimeWait + 200 {
 		c, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:80")
 		if err != nil {
 			t.Fatal(err)
@@ -284,8 +284,8 @@ func TestClosedConnectionsAreBounded(t *testing.T) {
 		}
 		return n
 	}
-	if n := waiting(); n > maxClosing || n == 0 {
-		t.Errorf("%d connections in TIME-WAIT, want at most %d", n, maxClosing)
+	if n := waiting(); n > maxTimeWait || n == 0 {
+		t.Errorf("%d connections in TIME-WAIT, want at most %d", n, maxTimeWait)
 	}
 	if n := len(a.conns.open); n != 0 {
 		t.Errorf("%d connections still count as open", n)

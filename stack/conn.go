@@ -33,7 +33,7 @@ var (
 	_ io.WriterTo   = (*TCPConn)(nil)
 )
 
-func newTCPConn(conns *conns, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error) {
+func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error) {
 	info, err := ep.GetRemoteAddress()
 	if err != nil { // reset before it was accepted
 		return nil, sysErr("getpeername", err)
@@ -43,12 +43,12 @@ func newTCPConn(conns *conns, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, er
 		return nil, sysErr("getsockname", err)
 	}
 	c := &TCPConn{
-		conns:  conns,
+		conns:  &s.conns,
 		local:  net.TCPAddrFromAddrPort(fromFull(local, 0)),
 		remote: net.TCPAddrFromAddrPort(fromFull(info, 0)),
 	}
-	c.pollable.init(ep, wq)
-	conns.opened(ep)
+	c.pollable.init(ep, wq, s.closed)
+	s.conns.opened(ep)
 	return c, nil
 }
 
@@ -111,15 +111,12 @@ func (c *TCPConn) read(b []byte) (int, error) {
 
 // ended translates the error of a read or write that will not work any more.
 func (c *TCPConn) ended(terr tcpip.Error) error {
-	if isClosed(c.closed) {
+	if c.isClosed() {
 		return net.ErrClosed
 	}
 	switch terr.(type) {
 	case *tcpip.ErrClosedForReceive, *tcpip.ErrNotConnected:
 		return io.EOF
-	case *tcpip.ErrAborted, *tcpip.ErrConnectionAborted:
-		// Nobody here closed it, so netstack gave up on the peer.
-		return errno(terr)
 	}
 	return errno(terr)
 }
@@ -227,7 +224,7 @@ func (c *TCPConn) CloseRead() error { return c.shutdown(tcpip.ShutdownRead) }
 func (c *TCPConn) CloseWrite() error { return c.shutdown(tcpip.ShutdownWrite) }
 
 func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
-	if isClosed(c.closed) {
+	if c.isClosed() {
 		return c.opErr("close", net.ErrClosed)
 	}
 	if terr := c.ep.Shutdown(flags); terr != nil {
@@ -253,19 +250,25 @@ func (c *TCPConn) Abort() { c.release(func() { c.conns.abort(c.ep) }) }
 // (*net.TCPConn).SetLinger. 0 seconds resets the connection.
 func (c *TCPConn) SetLinger(sec int) error {
 	l := tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(max(sec, 0)) * time.Second}
-	c.ep.SocketOptions().SetLinger(l)
-	return nil
+	return c.set(func(o *tcpip.SocketOptions) { o.SetLinger(l) })
 }
 
 // SetNoDelay turns Nagle's algorithm off (true, the default) or on.
 func (c *TCPConn) SetNoDelay(noDelay bool) error {
-	c.ep.SocketOptions().SetDelayOption(!noDelay)
-	return nil
+	return c.set(func(o *tcpip.SocketOptions) { o.SetDelayOption(!noDelay) })
 }
 
 // SetKeepAlive turns keep-alive probes on or off.
 func (c *TCPConn) SetKeepAlive(on bool) error {
-	c.ep.SocketOptions().SetKeepAlive(on)
+	return c.set(func(o *tcpip.SocketOptions) { o.SetKeepAlive(on) })
+}
+
+// set changes options of a connection that is not closed.
+func (c *TCPConn) set(f func(*tcpip.SocketOptions)) error {
+	if c.isClosed() {
+		return c.opErr("set", net.ErrClosed)
+	}
+	f(c.ep.SocketOptions())
 	return nil
 }
 
@@ -303,7 +306,9 @@ func (c *TCPConn) SetKeepAliveConfig(cfg net.KeepAliveConfig) error {
 	if cfg.Count > 0 {
 		set(c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, cfg.Count))
 	}
-	c.ep.SocketOptions().SetKeepAlive(cfg.Enable)
+	if err := c.set(func(o *tcpip.SocketOptions) { o.SetKeepAlive(cfg.Enable) }); err != nil {
+		return err
+	}
 	if err := errors.Join(errs...); err != nil {
 		return c.opErr("set", err)
 	}

@@ -27,10 +27,14 @@ func (s *Stack) DialContext(ctx context.Context, network, address string) (net.C
 		return nil, opErr("dial", network, nil, nil, err)
 	}
 	if strings.HasPrefix(network, "udp") {
+		if ctx.Err() != nil {
+			return nil, opErr("dial", network, nil, net.UDPAddrFromAddrPort(addrs[0]), ctxErr(ctx))
+		}
 		c, err := s.UDP(udpNetwork(addrs[0]), netip.AddrPort{}, addrs[0])
 		if err != nil {
 			return nil, err
 		}
+		c.ep.SocketOptions().SetBroadcast(true) // as package net does
 		return c, nil
 	}
 	c, err := s.dialTCP(ctx, addrs)
@@ -99,11 +103,13 @@ func (s *Stack) dialTCP(ctx context.Context, addrs []netip.AddrPort) (*TCPConn, 
 		primary bool
 	}
 	results := make(chan result)
+	returned := make(chan struct{})
+	defer close(returned)
 	race := func(addrs []netip.AddrPort, primary bool) {
 		c, err := s.dialSerial(ctx, addrs)
 		select {
 		case results <- result{c, err, primary}:
-		case <-ctx.Done():
+		case <-returned:
 			if c != nil { // the other family won
 				c.Close()
 			}
@@ -246,6 +252,7 @@ func (s *Stack) ListenPacket(network, address string) (net.PacketConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.ep.SocketOptions().SetBroadcast(true)
 	return c, nil
 }
 

@@ -1,10 +1,12 @@
 package stack
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,23 +16,23 @@ import (
 const dnsRetry = time.Second
 
 // A dnsConn carries one query of package net's resolver to several name servers:
-// to the first, and as long as no answer comes to the next, and takes the first
-// answer that has the query's identifier. It is a net.PacketConn only so that the
-// resolver does not frame its messages as on TCP.
+// to the first, and as long as no good answer comes to the next. It is a
+// net.PacketConn only so that the resolver does not frame its messages as on TCP.
 type dnsConn struct {
-	dns   *dnsConfig
-	conns []*UDPConn
+	dns       *dnsConfig
+	conns     []*UDPConn
+	cancelled chan struct{} // closed when the lookup's context ends
+	stop      func() bool   // ends watching the context
 
 	mu       sync.Mutex
 	deadline time.Time
 	query    []byte
-	next     int // index of the next server to ask
 }
 
 var _ net.PacketConn = (*dnsConn)(nil)
 
-func newDNSConn(s *Stack, servers []netip.AddrPort) (*dnsConn, error) {
-	d := &dnsConn{dns: &s.dns}
+func newDNSConn(ctx context.Context, s *Stack, servers []netip.AddrPort) (*dnsConn, error) {
+	d := &dnsConn{dns: &s.dns, cancelled: make(chan struct{})}
 	var first error
 	for _, server := range servers {
 		c, err := s.UDP(udpNetwork(server), netip.AddrPort{}, server)
@@ -45,99 +47,136 @@ func newDNSConn(s *Stack, servers []netip.AddrPort) (*dnsConn, error) {
 	if len(d.conns) == 0 {
 		return nil, first
 	}
+	d.stop = context.AfterFunc(ctx, func() { close(d.cancelled) })
 	return d, nil
 }
 
-// Write takes the query and asks the first server.
+// Write takes the query, which Read sends.
 func (d *dnsConn) Write(b []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.query = append(d.query[:0], b...)
-	d.next = 0
-	return len(b), d.ask()
+	d.query = slices.Clone(b)
+	return len(b), nil
 }
 
-// ask asks the next server that takes the query. mu is held.
-func (d *dnsConn) ask() error {
-	err := error(nil)
-	for d.next < len(d.conns) {
-		c := d.conns[d.next]
-		d.next++
-		if _, err = c.Write(d.query); err == nil {
-			return nil
-		}
-	}
-	return err
+// A dnsAnswer is what one server said, or why it said nothing.
+type dnsAnswer struct {
+	msg    []byte
+	err    error
+	server *UDPConn
 }
 
-// Read waits for the first answer, asking further servers as time goes by.
+// Read asks the servers, one more every dnsRetry or as soon as those asked have
+// failed, and returns the first good answer. Where no server has one it returns a
+// bad one, such as SERVFAIL, or why there is none.
 func (d *dnsConn) Read(b []byte) (int, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	type answer struct {
-		msg []byte
-		err error
-		i   int
+	query, deadline := d.query, d.deadline
+	d.mu.Unlock()
+	if len(query) < dnsHeader {
+		return 0, errors.New("read before a query was written")
 	}
-	answers := make(chan answer, len(d.conns))
-	reading := 0
+	answers := make(chan dnsAnswer, len(d.conns))
+	asked, pending := 0, 0
 	defer func() { // end and await the readers
-		for _, c := range d.conns {
+		for _, c := range d.conns[:asked] {
 			c.SetReadDeadline(time.Unix(1, 0))
 		}
-		for ; reading > 0; reading-- {
+		for ; pending > 0; pending-- {
 			<-answers
 		}
 	}()
-	started := 0
-	start := func() {
-		for ; started < d.next; started++ {
-			i, c := started, d.conns[started]
-			c.SetReadDeadline(d.deadline)
-			reading++
-			go func() {
-				msg := make([]byte, max(len(b), 512))
-				for {
-					n, err := c.Read(msg)
-					if err == nil && (n < 2 || len(d.query) < 2 || msg[0] != d.query[0] || msg[1] != d.query[1]) {
-						continue // not the answer: somebody guesses, or it is late
-					}
-					answers <- answer{msg[:n], err, i}
-					return
-				}
-			}()
+	ask := func() {
+		if asked == len(d.conns) {
+			return
 		}
+		c := d.conns[asked]
+		asked++
+		pending++
+		go func() { answers <- queryServer(c, query, len(b)) }()
 	}
-	start()
-	var last error
+	ask()
 	retry := time.NewTicker(dnsRetry)
 	defer retry.Stop()
+	var expired <-chan time.Time
+	if !deadline.IsZero() {
+		timer := time.NewTimer(time.Until(deadline))
+		defer timer.Stop()
+		expired = timer.C
+	}
+	var bad []byte
+	err := os.ErrDeadlineExceeded
 	for {
 		select {
 		case a := <-answers:
-			reading--
-			if a.err == nil {
-				d.dns.answered(d.conns[a.i].remote.AddrPort())
+			pending--
+			switch {
+			case a.err != nil:
+				err = a.err
+			case isGoodAnswer(a.msg):
+				d.dns.answered(a.server.remote.AddrPort())
 				return copy(b, a.msg), nil
+			case bad == nil:
+				bad = a.msg
 			}
-			last = a.err
-			if !errors.Is(a.err, os.ErrDeadlineExceeded) && d.next < len(d.conns) { // such as port unreachable
-				if err := d.ask(); err == nil {
-					start()
-				}
-			}
-			if reading == 0 {
-				return 0, last
-			}
+			ask()
 		case <-retry.C:
-			if d.next < len(d.conns) && d.ask() == nil {
-				start()
-			}
+			ask()
+		case <-expired:
+			return bestOf(b, bad, err)
+		case <-d.cancelled:
+			return 0, context.Canceled
+		}
+		if pending == 0 {
+			return bestOf(b, bad, err)
 		}
 	}
 }
 
-// SetDeadline sets when Read gives up.
+func bestOf(b, bad []byte, err error) (int, error) {
+	if bad != nil {
+		return copy(b, bad), nil
+	}
+	return 0, err
+}
+
+// The header of a DNS message (RFC 1035 section 4.1.1).
+const (
+	dnsHeader = 12 // bytes
+
+	dnsResponse = 0x80 // in byte 2
+	rcodeMask   = 0x0f // of byte 3
+	rcodeOK     = 0
+	rcodeName   = 3 // the name does not exist
+)
+
+// queryServer sends a query to one server and waits for the message that answers
+// it, of at most size bytes.
+func queryServer(c *UDPConn, query []byte, size int) dnsAnswer {
+	if _, err := c.Write(query); err != nil {
+		return dnsAnswer{err: err, server: c}
+	}
+	msg := make([]byte, max(size, 512))
+	for {
+		n, err := c.Read(msg)
+		if err != nil {
+			return dnsAnswer{err: err, server: c}
+		}
+		if n >= dnsHeader && msg[0] == query[0] && msg[1] == query[1] && msg[2]&dnsResponse != 0 {
+			return dnsAnswer{msg: msg[:n], server: c}
+		}
+		// Not the answer: somebody guesses, or it is late.
+	}
+}
+
+// isGoodAnswer reports whether a response says something of the name, which no
+// other server would know better.
+func isGoodAnswer(msg []byte) bool {
+	rcode := msg[3] & rcodeMask
+	return rcode == rcodeOK || rcode == rcodeName
+}
+
+// SetDeadline sets when a Read that begins later gives up.
 func (d *dnsConn) SetDeadline(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -148,7 +187,7 @@ func (d *dnsConn) SetDeadline(t time.Time) error {
 // SetReadDeadline is SetDeadline.
 func (d *dnsConn) SetReadDeadline(t time.Time) error { return d.SetDeadline(t) }
 
-// SetWriteDeadline does nothing: a query is sent without waiting.
+// SetWriteDeadline does nothing: Write does not wait.
 func (d *dnsConn) SetWriteDeadline(time.Time) error { return nil }
 
 // ReadFrom implements net.PacketConn.
@@ -168,6 +207,7 @@ func (d *dnsConn) RemoteAddr() net.Addr { return d.conns[0].RemoteAddr() }
 
 // Close closes the sockets.
 func (d *dnsConn) Close() error {
+	d.stop()
 	var errs []error
 	for _, c := range d.conns {
 		errs = append(errs, c.Close())

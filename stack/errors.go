@@ -89,12 +89,26 @@ func sysErr(call string, err tcpip.Error) error {
 	return os.NewSyscallError(call, errno(err))
 }
 
+// errTimeout is what an operation whose context's deadline has passed answers. It
+// is both of Go's timeouts: that of package net's dials, and that of its
+// deadlines.
+var errTimeout error = timeoutError{}
+
+type timeoutError struct{}
+
+func (timeoutError) Error() string   { return "i/o timeout" }
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }
+func (timeoutError) Is(target error) bool {
+	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
+}
+
 // ctxErr turns a context's end into what package net answers: a timeout, or
 // the context's own error.
 func ctxErr(ctx context.Context) error {
 	err := ctx.Err()
 	if errors.Is(err, context.DeadlineExceeded) {
-		return os.ErrDeadlineExceeded
+		return errTimeout
 	}
 	return err
 }

@@ -80,7 +80,7 @@ func (s *Stack) ICMP(network string) (*ICMPConn, error) {
 		ep.Close()
 		return nil, c.opErr("listen", sysErr("bind", terr))
 	}
-	c.pollable.init(ep, wq)
+	c.pollable.init(ep, wq, s.closed)
 	if c.proto == ipv6.ProtocolNumber {
 		s.icmp6.add(c)
 	}
@@ -114,7 +114,7 @@ func (c *ICMPConn) ReadICMP() (ICMPMessage, error) {
 				return ICMPMessage{}, c.opErr("read", err)
 			}
 		default:
-			if isClosed(c.closed) {
+			if c.isClosed() {
 				return ICMPMessage{}, c.opErr("read", net.ErrClosed)
 			}
 			return ICMPMessage{}, c.opErr("read", sysErr("recvmsg", terr))

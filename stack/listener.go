@@ -16,7 +16,7 @@ const DefaultBacklog = 4096
 // A TCPListener accepts connections. It is a net.Listener.
 type TCPListener struct {
 	pollable
-	conns    *conns
+	s        *Stack
 	addr     *net.TCPAddr
 	unlisten func() // gives the address free, see listeners
 	acceptMu sync.Mutex
@@ -24,9 +24,9 @@ type TCPListener struct {
 
 var _ net.Listener = (*TCPListener)(nil)
 
-func newTCPListener(conns *conns, ep tcpip.Endpoint, wq *waiter.Queue, addr *net.TCPAddr) *TCPListener {
-	l := &TCPListener{conns: conns, addr: addr}
-	l.pollable.init(ep, wq)
+func newTCPListener(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, addr *net.TCPAddr) *TCPListener {
+	l := &TCPListener{s: s, addr: addr}
+	l.pollable.init(ep, wq, s.closed)
 	return l
 }
 
@@ -50,7 +50,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 		ep, wq, terr := l.ep.Accept(nil)
 		switch terr.(type) {
 		case nil:
-			c, err := newTCPConn(l.conns, ep, wq)
+			c, err := newTCPConn(l.s, ep, wq)
 			if err != nil { // it was reset while it waited: nothing to accept
 				ep.Close()
 				continue
@@ -62,7 +62,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 				return nil, opErr("accept", "tcp", nil, l.addr, err)
 			}
 		default:
-			if isClosed(l.closed) {
+			if l.isClosed() {
 				return nil, opErr("accept", "tcp", nil, l.addr, net.ErrClosed)
 			}
 			return nil, opErr("accept", "tcp", nil, l.addr, sysErr("accept", terr))

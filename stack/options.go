@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
@@ -35,25 +36,25 @@ var socketOptions = map[string]option{
 	"tcp.quickack":       boolOption((*tcpip.SocketOptions).GetQuickAck, (*tcpip.SocketOptions).SetQuickAck),
 	"tcp.keepidle":       {getKeepIdle, setKeepIdle}, // seconds
 	"tcp.keepintvl":      {getKeepInterval, setKeepInterval},
-	"tcp.keepcnt":        intOption(tcpip.KeepaliveCountOption),
-	"tcp.maxseg":         intOption(tcpip.MaxSegOption),
-	"tcp.syncnt":         intOption(tcpip.TCPSynCountOption),
+	"tcp.keepcnt":        intOption(tcpip.KeepaliveCountOption, 1, 127),
+	"tcp.maxseg":         intOption(tcpip.MaxSegOption, 88, 32767),
+	"tcp.syncnt":         intOption(tcpip.TCPSynCountOption, 1, 127),
 	"tcp.user_timeout":   {getUserTimeout, setUserTimeout}, // milliseconds
 	"tcp.info.state":     {getTCPState, nil},               // include/net/tcp_states.h
 	"tcp.info.rtt":       {tcpInfo(func(i *tcpip.TCPInfoOption) int { return int(i.RTT.Microseconds()) }), nil},
 	"tcp.info.rttvar":    {tcpInfo(func(i *tcpip.TCPInfoOption) int { return int(i.RTTVar.Microseconds()) }), nil},
 	"tcp.info.rto":       {tcpInfo(func(i *tcpip.TCPInfoOption) int { return int(i.RTO.Microseconds()) }), nil},
 	"tcp.info.snd_cwnd":  {tcpInfo(func(i *tcpip.TCPInfoOption) int { return int(i.SndCwnd) }), nil},
-	"ip.ttl":             intOption(tcpip.IPv4TTLOption),
-	"ip.tos":             intOption(tcpip.IPv4TOSOption),
+	"ip.ttl":             {getTTL, setTTL},
+	"ip.tos":             intOption(tcpip.IPv4TOSOption, 0, 255),
 	"ip.mtu_discover":    {getMTUDiscover, setMTUDiscover}, // IP_PMTUDISC_*
-	"ip.multicast_ttl":   intOption(tcpip.MulticastTTLOption),
+	"ip.multicast_ttl":   intOption(tcpip.MulticastTTLOption, 0, 255),
 	"ip.multicast_loop":  boolOption((*tcpip.SocketOptions).GetMulticastLoop, (*tcpip.SocketOptions).SetMulticastLoop),
-	"ipv6.unicast_hops":  intOption(tcpip.IPv6HopLimitOption),
-	"ipv6.tclass":        intOption(tcpip.IPv6TrafficClassOption),
+	"ipv6.unicast_hops":  intOption(tcpip.IPv6HopLimitOption, -1, 255),
+	"ipv6.tclass":        intOption(tcpip.IPv6TrafficClassOption, 0, 255),
 	"ipv6.v6only":        boolOption((*tcpip.SocketOptions).GetV6Only, (*tcpip.SocketOptions).SetV6Only),
-	"ustack.recv_queued": intOption(tcpip.ReceiveQueueSizeOption), // bytes
-	"ustack.send_queued": intOption(tcpip.SendQueueSizeOption),
+	"ustack.recv_queued": {getInt(tcpip.ReceiveQueueSizeOption), nil}, // bytes
+	"ustack.send_queued": {getInt(tcpip.SendQueueSizeOption), nil},
 }
 
 // OptionNames returns the names that SetOption and Option know, sorted.
@@ -100,16 +101,41 @@ func boolOption(get func(*tcpip.SocketOptions) bool, set func(*tcpip.SocketOptio
 	}
 }
 
-func intOption(opt tcpip.SockOptInt) option {
+// intOption is an option of values from low to high, which Linux too refuses to
+// leave.
+func intOption(opt tcpip.SockOptInt, low, high int) option {
 	return option{
-		get: func(ep tcpip.Endpoint) (int, tcpip.Error) { return ep.GetSockOptInt(opt) },
+		get: getInt(opt),
 		set: func(ep tcpip.Endpoint, v int) tcpip.Error {
-			if v < -1 || v > 1<<30 {
+			if v < low || v > high {
 				return &tcpip.ErrInvalidOptionValue{}
 			}
 			return ep.SetSockOptInt(opt, v)
 		},
 	}
+}
+
+func getInt(opt tcpip.SockOptInt) func(tcpip.Endpoint) (int, tcpip.Error) {
+	return func(ep tcpip.Endpoint) (int, tcpip.Error) { return ep.GetSockOptInt(opt) }
+}
+
+// getTTL and setTTL have -1 for the default, as ip(7) does.
+func getTTL(ep tcpip.Endpoint) (int, tcpip.Error) {
+	v, terr := ep.GetSockOptInt(tcpip.IPv4TTLOption)
+	if v == tcpip.UseDefaultIPv4TTL {
+		v = ipv4.DefaultTTL
+	}
+	return v, terr
+}
+
+func setTTL(ep tcpip.Endpoint, v int) tcpip.Error {
+	switch {
+	case v == -1:
+		v = tcpip.UseDefaultIPv4TTL
+	case v < 1 || v > 255:
+		return &tcpip.ErrInvalidOptionValue{}
+	}
+	return ep.SetSockOptInt(tcpip.IPv4TTLOption, v)
 }
 
 func tcpInfo(field func(*tcpip.TCPInfoOption) int) func(tcpip.Endpoint) (int, tcpip.Error) {
@@ -127,12 +153,15 @@ func btoi(b bool) int {
 	return 0
 }
 
+// The sizes of buffers are held within the stack's bounds, as Linux does it
+// (SO_RCVBUF in socket(7)); netstack leaves that to its caller.
+
 func getReceiveBuffer(ep tcpip.Endpoint) (int, tcpip.Error) {
 	return int(ep.SocketOptions().GetReceiveBufferSize()), nil
 }
 
 func setReceiveBuffer(ep tcpip.Endpoint, v int) tcpip.Error {
-	ep.SocketOptions().SetReceiveBufferSize(int64(max(v, 0)), true)
+	ep.SocketOptions().SetReceiveBufferSize(int64(min(max(v, receiveBuffers.Min), receiveBuffers.Max)), true)
 	return nil
 }
 
@@ -141,7 +170,7 @@ func getSendBuffer(ep tcpip.Endpoint) (int, tcpip.Error) {
 }
 
 func setSendBuffer(ep tcpip.Endpoint, v int) tcpip.Error {
-	ep.SocketOptions().SetSendBufferSize(int64(max(v, 0)), true)
+	ep.SocketOptions().SetSendBufferSize(int64(min(max(v, sendBuffers.Min), sendBuffers.Max)), true)
 	return nil
 }
 

@@ -19,13 +19,15 @@ type pollable struct {
 	readable, writable          chan struct{} // capacity 1, a token for each change
 	readEntry, writeEntry       waiter.Entry
 	readDeadline, writeDeadline *deadline
+	ended                       <-chan struct{} // closed when the Stack is
 	closeOnce                   sync.Once
 	closed                      chan struct{}
 }
 
-// init registers for the endpoint's events. It must be followed by release.
-func (p *pollable) init(ep tcpip.Endpoint, wq *waiter.Queue) {
-	p.options, p.wq = options{ep: ep}, wq
+// init registers for the endpoint's events. It must be followed by release. ended
+// is closed when the Stack is, which ends all waiting too.
+func (p *pollable) init(ep tcpip.Endpoint, wq *waiter.Queue, ended <-chan struct{}) {
+	p.options, p.wq, p.ended = options{ep: ep}, wq, ended
 	p.readable, p.writable = make(chan struct{}, 1), make(chan struct{}, 1)
 	p.readDeadline, p.writeDeadline = newDeadline(), newDeadline()
 	p.closed = make(chan struct{})
@@ -76,15 +78,18 @@ func (p *pollable) wait(ready <-chan struct{}, d *deadline) error {
 		return os.ErrDeadlineExceeded
 	case <-p.closed:
 		return net.ErrClosed
+	case <-p.ended:
+		return net.ErrClosed
 	}
 }
 
+// isClosed reports whether this socket or its Stack was closed.
+func (p *pollable) isClosed() bool { return isClosed(p.closed) || isClosed(p.ended) }
+
 // check returns the error of an operation that must not even be tried.
 func (p *pollable) check(d *deadline) error {
-	select {
-	case <-p.closed:
+	if p.isClosed() {
 		return net.ErrClosed
-	default:
 	}
 	select {
 	case <-d.wait():

@@ -222,5 +222,8 @@ func (s *Stack) dialDNS(ctx context.Context, network, _ string) (net.Conn, error
 		}
 		return nil, first
 	}
-	return newDNSConn(s, servers)
+	if ctx.Err() != nil {
+		return nil, ctxErr(ctx)
+	}
+	return newDNSConn(ctx, s, servers)
 }

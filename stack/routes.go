@@ -123,7 +123,7 @@ func (s *Stack) delRoute(r Route) bool {
 			(!r.Gateway.IsValid() || have.Gateway == toAddress(r.Gateway))
 	})
 	for key := range s.routes.m {
-		if key.dst == r.Dst && (!r.Gateway.IsValid() || key.gateway == r.Gateway) {
+		if n > 0 && key.dst == r.Dst && (!r.Gateway.IsValid() || key.gateway == r.Gateway) {
 			delete(s.routes.m, key)
 		}
 	}

@@ -144,10 +144,13 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 	k.wq.EventUnregister(&entry)
 	if terr != nil {
 		err := fail(sysErr("connect", terr))
+		if isClosed(k.s.closed) {
+			err = fail(net.ErrClosed)
+		}
 		k.ep.Close()
 		return nil, err
 	}
-	c, err := newTCPConn(&k.s.conns, k.ep, k.wq)
+	c, err := newTCPConn(k.s, k.ep, k.wq)
 	if err != nil {
 		err = fail(err)
 		k.ep.Close()
@@ -189,7 +192,7 @@ func (k *Socket) Listen(backlog int) (*TCPListener, error) {
 		k.ep.Close()
 		return nil, opErr("listen", "tcp", nil, addr, sysErr("listen", terr))
 	}
-	l := newTCPListener(&k.s.conns, k.ep, k.wq, addr)
+	l := newTCPListener(k.s, k.ep, k.wq, addr)
 	l.unlisten = release
 	return l, nil
 }

@@ -140,8 +140,7 @@ func New(cfg Config) (*Stack, error) {
 	})
 	s.ns.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.icmp6.deliver)
 	if err := s.setUp(cfg); err != nil {
-		// The caller still owns the Device, so the endpoint is not stopped; it has
-		// only started to read if the NIC was made.
+		// The caller still owns the Device, which has not been read yet.
 		s.ns.RemoveNIC(nicID)
 		s.ns.Close()
 		return nil, fmt.Errorf("stack: %w", err)
@@ -196,6 +195,7 @@ func (s *Stack) setUp(cfg Config) error {
 			return err
 		}
 	}
+	s.ep.Start()
 	s.auto.start(cfg.Addrs)
 	return nil
 }

@@ -97,7 +97,7 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, v6only bool) (
 		}
 		c.remote = net.UDPAddrFromAddrPort(remote)
 	}
-	c.pollable.init(ep, wq)
+	c.pollable.init(ep, wq, s.closed)
 	return c, nil
 }
 
@@ -160,7 +160,7 @@ func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 				return fail(err)
 			}
 		default:
-			if isClosed(c.closed) {
+			if c.isClosed() {
 				return fail(net.ErrClosed)
 			}
 			return fail(sysErr("recvfrom", terr))
@@ -217,7 +217,7 @@ func (c *UDPConn) send(b []byte, to *tcpip.FullAddress, addr net.Addr) (int, err
 				return 0, c.opErr("write", addr, err)
 			}
 		default:
-			if isClosed(c.closed) {
+			if c.isClosed() {
 				return 0, c.opErr("write", addr, net.ErrClosed)
 			}
 			return 0, c.opErr("write", addr, sysErr("sendto", terr))

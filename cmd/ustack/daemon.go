@@ -59,6 +59,9 @@ func (d *daemon) run(stop, hurry context.Context) (err error) {
 	for _, step := range []func(context.Context) error{
 		d.listen, d.openLink, d.setUpHost, d.startStack, d.waitUsable, d.serve,
 	} {
+		if stop.Err() != nil {
+			return nil
+		}
 		if err := step(stop); err != nil {
 			if stop.Err() != nil && errors.Is(err, context.Canceled) {
 				return nil // ended by a signal before it was ready

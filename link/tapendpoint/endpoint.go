@@ -88,7 +88,7 @@ var (
 // they still fit the 16 bits of IPv4's total length.
 const gsoMaxSize = 65535
 
-// New returns an endpoint that begins to read when a stack attaches to it.
+// New returns an endpoint that begins to read with Start.
 func New(cfg Config) (*Endpoint, error) {
 	info := cfg.Device.Info()
 	if err := CheckHardwareAddr(cfg.HardwareAddr); err != nil {
@@ -177,13 +177,19 @@ func (e *Endpoint) end(err error) {
 	})
 }
 
-// Attach implements gstack.LinkEndpoint: the first call with a dispatcher starts
-// one reader for each queue.
+// Attach implements gstack.LinkEndpoint. Nothing is read before Start.
 func (e *Endpoint) Attach(d gstack.NetworkDispatcher) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.dispatcher = d
-	if d == nil || e.started || e.stopped {
+}
+
+// Start begins to read, with one goroutine for each queue. Call it when the stack
+// is attached and set up.
+func (e *Endpoint) Start() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.started || e.stopped {
 		return
 	}
 	e.started = true

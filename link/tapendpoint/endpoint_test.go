@@ -82,6 +82,7 @@ func start(t *testing.T, cfg link.PipeConfig) (*Endpoint, *recorder, link.Queue)
 	}
 	r := &recorder{more: make(chan struct{}, 64), ep: ep}
 	ep.Attach(r)
+	ep.Start()
 	t.Cleanup(func() { ep.Stop(); far.Close() })
 	return ep, r, far.Queues()[0]
 }
@@ -158,6 +159,7 @@ func TestFragmentsAreVerified(t *testing.T) {
 	if terr := s.CreateNIC(1, ep); terr != nil {
 		t.Fatal(terr)
 	}
+	ep.Start()
 	defer func() { s.Close(); ep.Stop(); s.Wait() }()
 	s.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: ownIP.WithPrefix()}, gstack.AddressProperties{})
 	var wq waiter.Queue
@@ -275,6 +277,7 @@ func TestARPIsSeen(t *testing.T) {
 	}
 	r := &recorder{more: make(chan struct{}, 8), ep: ep}
 	ep.Attach(r)
+	ep.Start()
 	defer ep.Stop()
 	arp := header.ARP(make([]byte, header.ARPSize))
 	arp.SetIPv4OverEthernet()
@@ -298,6 +301,7 @@ func TestEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	ep.Attach(&recorder{ep: ep})
+	ep.Start()
 	if err := ep.Err(); err != nil {
 		t.Errorf("Err of a running endpoint: %v", err)
 	}
