@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ustack/ustack/control"
 	"github.com/ustack/ustack/internal/netlab"
@@ -54,10 +55,13 @@ func TestBulk(t *testing.T) {
 					t.Errorf("%s: %d bytes with hash %s, want %d with %s", x.what, n, hash, bulkBytes, want)
 				}
 			}
-			stats := show[control.Stats](t, d, "stats")
-			t.Logf("resident: %d KiB", stats.RSS>>10)
-			if stats.RSS == 0 || stats.RSS > 60<<20 && !raced() {
-				t.Errorf("%d MiB resident after the transfers", stats.RSS>>20)
+			t.Logf("resident: %d KiB", show[control.Stats](t, d, "stats").RSS>>10)
+			if !raced() {
+				// The runtime gives memory back at leisure.
+				netlab.WaitFor(t, 20*time.Second, "no more than 60 MiB to be resident", func() bool {
+					rss := show[control.Stats](t, d, "stats").RSS
+					return rss > 0 && rss <= 60<<20
+				})
 			}
 			d.terminate(t)
 		})
