@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/ustack/ustack/control"
@@ -145,11 +146,13 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool, path string
 
 // close ends everything of the instance.
 func (in *instance) close() {
+	var done sync.WaitGroup
 	for _, p := range append([]*process{in.dial, in.beside, in.serve}, in.between...) {
 		if p != nil {
-			p.stop()
+			done.Go(p.stop)
 		}
 	}
+	done.Wait()
 	for _, ns := range in.spaces {
 		ns.Close()
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/ustack/ustack/hostnet"
+	"github.com/ustack/ustack/internal/netns"
 	"github.com/ustack/ustack/link/tap"
 )
 
@@ -32,23 +33,23 @@ func kernelWorld(ctx context.Context, log *slog.Logger) (w *world, err error) {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	near, err := newNamespace()
+	near, err := netns.New("near")
 	if err != nil {
 		return w, err
 	}
-	w.onClose(near.close)
-	far, err := newNamespace()
+	w.onClose(func() error { near.Close(); return nil })
+	far, err := netns.New("far")
 	if err != nil {
 		return w, err
 	}
-	w.onClose(far.close)
+	w.onClose(func() error { far.Close(); return nil })
 
-	if err := near.do(func() error { return setUpNear(w, int(far.file.Fd())) }); err != nil {
+	if err := near.Do(func() error { return setUpNear(w, int(far.File().Fd())) }); err != nil {
 		return w, err
 	}
 	var udp net.PacketConn
 	var tcp net.Listener
-	err = far.do(func() error {
+	err = far.Do(func() error {
 		if err := setUpFar(); err != nil {
 			return err
 		}
@@ -70,7 +71,7 @@ func kernelWorld(ctx context.Context, log *slog.Logger) (w *world, err error) {
 		return w, err
 	}
 	w.onClose(func() error { return os.RemoveAll(state) })
-	err = near.do(func() error {
+	err = near.Do(func() error {
 		host, err := hostnet.Setup(hostnet.Config{
 			Tap:      w.dev.Info().Name,
 			Addrs:    []netip.Prefix{prefix(routerAddr)},
@@ -83,7 +84,7 @@ func kernelWorld(ctx context.Context, log *slog.Logger) (w *world, err error) {
 		if err != nil {
 			return err
 		}
-		w.onClose(func() error { return near.do(host.Close) })
+		w.onClose(func() error { return near.Do(host.Close) })
 		return nil
 	})
 	return w, err
@@ -111,9 +112,6 @@ func setUpNear(w *world, far int) error {
 }
 
 func setUpFar() error {
-	if err := addressLink("lo"); err != nil {
-		return err
-	}
 	return addressLink("eth0", dnsAddr, siteAddr)
 }
 

@@ -7,24 +7,19 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/internal/netns"
 )
 
 // An NS is a network namespace.
 type NS struct {
 	name string
-	f    *os.File
+	ns   *netns.NS
 	nl   *netlink.Handle
-	// home runs functions on a thread that lives in the namespace until the end of
-	// the test. Processes are started there: the kernel sends a child its
-	// parent-death signal when the *thread* that made it ends.
-	home chan func()
-	done sync.WaitGroup
 }
 
 // New makes a namespace with the loopback interface up; name is for messages only.
@@ -34,40 +29,12 @@ type NS struct {
 func New(t testing.TB, name string) *NS {
 	t.Helper()
 	Require(t)
-	ns := &NS{name: name, home: make(chan func())}
-	ready := make(chan error)
-	ns.done.Go(func() {
-		// Never unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			ns.f, err = os.Open("/proc/thread-self/ns/net")
-		}
-		ready <- err
-		if err != nil {
-			return
-		}
-		for f := range ns.home {
-			f()
-		}
-	})
-	if err := <-ready; err != nil {
-		refuse(t, fmt.Sprintf("make network namespace %s: %v", name, err))
-	}
-	t.Cleanup(func() {
-		close(ns.home)
-		ns.done.Wait()
-		if ns.nl != nil {
-			ns.nl.Close()
-		}
-		ns.f.Close()
-	})
-	nl, err := netlink.NewHandleAt(netns.NsHandle(ns.f.Fd()), unix.NETLINK_ROUTE)
+	space, err := netns.New(name)
 	if err != nil {
-		t.Fatalf("netlab: %s: open rtnetlink: %v", name, err)
+		refuse(t, err.Error())
 	}
-	ns.nl = nl
-	ns.Up(t, "lo")
+	t.Cleanup(space.Close)
+	ns := &NS{name: name, ns: space, nl: space.Netlink()}
 	for _, kv := range [][2]string{
 		{"net.ipv4.ip_forward", "0"},
 		{"net.ipv4.conf.all.rp_filter", "0"},
@@ -87,7 +54,7 @@ func (ns *NS) Name() string { return ns.name }
 
 // Path names the namespace for nsenter(1) and setns(2) while the test process runs.
 func (ns *NS) Path() string {
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.f.Fd())
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.ns.File().Fd())
 }
 
 // Netlink returns an rtnetlink handle of the namespace, closed with it.
@@ -106,7 +73,7 @@ func (ns *NS) Do(t testing.TB, f func()) {
 		t.Fatalf("netlab: open this thread's namespace: %v", err)
 	}
 	defer old.Close()
-	if err := unix.Setns(int(ns.f.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := unix.Setns(int(ns.ns.File().Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		t.Fatalf("netlab: enter %s: %v", ns.name, err)
 	}
@@ -120,13 +87,6 @@ func (ns *NS) Do(t testing.TB, f func()) {
 		runtime.UnlockOSThread()
 	}()
 	f()
-}
-
-// atHome runs f on the namespace's own thread.
-func (ns *NS) atHome(f func()) {
-	done := make(chan struct{})
-	ns.home <- func() { defer close(done); f() }
-	<-done
 }
 
 // Command returns a command that will run in the namespace. Whoever starts it

@@ -53,13 +53,7 @@ func (ns *NS) StartCmd(t testing.TB, cmd *exec.Cmd) *Proc {
 	}
 	// A grandchild that keeps the pipe must not hold up Wait.
 	cmd.WaitDelay = time.Second
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	var err error
-	ns.atHome(func() { err = cmd.Start() })
-	if err != nil {
+	if err := ns.ns.Start(cmd); err != nil {
 		t.Fatalf("netlab: start %s: %v", p.title, err)
 	}
 	go func() {

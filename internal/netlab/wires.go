@@ -42,7 +42,7 @@ func Veth(t testing.TB, a *NS, aName string, b *NS, bName string) {
 	v := &netlink.Veth{
 		LinkAttrs:     la,
 		PeerName:      bName,
-		PeerNamespace: netlink.NsFd(int(b.f.Fd())),
+		PeerNamespace: netlink.NsFd(int(b.ns.File().Fd())),
 	}
 	if err := a.nl.LinkAdd(v); err != nil {
 		t.Fatalf("netlab: make veth %s:%s – %s:%s: %v", a.name, aName, b.name, bName, err)

@@ -1,6 +1,6 @@
-// Package netns makes network namespaces for measurements and other programs that
-// are no tests: cables between them, addresses, kernel parameters, and processes that
-// cannot outlive them. package netlab is the same for tests.
+// Package netns makes network namespaces, with cables between them, addresses, kernel
+// parameters, and processes that cannot outlive them. Package netlab builds on it for
+// tests.
 //
 // A namespace has no name in the file system. This process holds it, so that it goes
 // away with the process however that ends, and with it all interfaces in it.
@@ -86,6 +86,9 @@ func (ns *NS) Close() {
 // File is the open namespace, for setns(2) in this process or, passed on, in a child.
 // It is closed with the namespace.
 func (ns *NS) File() *os.File { return ns.f }
+
+// Netlink returns an rtnetlink handle of the namespace, closed with it.
+func (ns *NS) Netlink() *netlink.Handle { return ns.nl }
 
 // Do runs f on a thread that is in the namespace. Goroutines that f starts are not in
 // it; sockets and files that f opens stay in it.
