@@ -63,7 +63,7 @@ func TestUnprivilegedLacking(t *testing.T) {
 	}{
 		{"down", Config{Tap: "tap0"}, []string{"bring up tap0", "CAP_NET_ADMIN", "ip link set tap0 up"}},
 		{"address", Config{Tap: "tap1", Addrs: prefixes("10.0.0.5/24"), Explicit: true}, []string{"CAP_NET_ADMIN", "ip addr add 10.0.0.5/24 dev tap1"}},
-		{"MTU", Config{Tap: "tap1", MTU: 1400}, []string{"CAP_NET_ADMIN", "ip link set tap1 mtu 1400"}},
+		{"MTU", Config{Tap: "tap1", MTU: 9000}, []string{"CAP_NET_ADMIN", "ip link set tap1 mtu 9000"}},
 		{"bridge", Config{Tap: "tap1", Bridge: "br0"}, []string{"CAP_NET_ADMIN", "ip link set tap1 master br0"}},
 		{"uplink", Config{Tap: "tap1", Uplink: "up0", Networks: prefixes("203.0.113.0/24")}, []string{"CAP_NET_ADMIN", "sysctl -w net.ipv4.ip_forward=1"}},
 	} {

@@ -56,6 +56,11 @@ func (h *Host) setupTap(tap netlink.Link) error {
 		if errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("%s: %w: see minmtu and maxmtu of: ip -d link show %s", what, err, attrs.Name)
 		}
+		if isPermission(err) && want < attrs.MTU {
+			// The stack can do with less than the link has.
+			h.warn("%v; only the stack will use %d", needsRoot(what, err, c.String()), want)
+			err = nil
+		}
 		if err != nil {
 			return needsRoot(what, err, c.String())
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"time"
 
@@ -99,8 +100,32 @@ func (d *daemon) listen(context.Context) error {
 	return nil
 }
 
+// openLink opens the wire. A tap that was there before keeps its MTU for now: the
+// host's side changes it, so that it can be undone.
 func (d *daemon) openLink(context.Context) (err error) {
-	d.device, err = openLink(d.set.spec, d.log)
+	sp := d.set.spec
+	if d.set.hostIf != "" {
+		if _, err := net.InterfaceByName(d.set.hostIf); err == nil {
+			sp = withoutMTU(sp)
+		}
+	}
+	d.device, err = openLink(sp, d.log)
+	return err
+}
+
+// reopenLink opens the wire again if its MTU has been changed: a Device states its
+// MTU only once.
+func (d *daemon) reopenLink() (err error) {
+	was := d.device.Info()
+	now, err := net.InterfaceByName(was.Name)
+	if err != nil || now.MTU == was.MTU {
+		return err
+	}
+	if err := d.device.Close(); err != nil {
+		return err
+	}
+	d.device = nil
+	d.device, err = openLink(withoutMTU(d.set.spec), d.log)
 	return err
 }
 
@@ -131,7 +156,7 @@ func (d *daemon) setUpHost(context.Context) (err error) {
 		return err
 	}
 	d.backend.warn(d.host.Warnings()...)
-	return nil
+	return d.reopenLink()
 }
 
 func (d *daemon) startStack(context.Context) error {

@@ -40,6 +40,17 @@ func parseLink(text string, mtu int) (sp spec.Spec, hostIf string, err error) {
 	return sp, sp.Name, nil
 }
 
+// specMTU returns the MTU that a tap's SPEC asks for, or 0.
+func specMTU(sp spec.Spec) int {
+	for _, o := range sp.Options {
+		if sp.Kind == kindTap && o.Name == "mtu" {
+			n, _ := strconv.Atoi(o.Value) // spec.Parse has checked it
+			return n
+		}
+	}
+	return 0
+}
+
 // maxMTU returns the largest MTU that the kind of link can have, in bytes.
 func maxMTU(sp spec.Spec) int {
 	if sp.Kind == kindTap {
@@ -50,6 +61,12 @@ func maxMTU(sp spec.Spec) int {
 
 func openLink(sp spec.Spec, log *slog.Logger) (link.Device, error) {
 	return spec.Open(sp, spec.Env{Logger: log})
+}
+
+// withoutMTU returns the SPEC of a tap that is to keep the MTU it has.
+func withoutMTU(sp spec.Spec) spec.Spec {
+	sp.Options = slices.DeleteFunc(slices.Clone(sp.Options), func(o spec.Option) bool { return o.Name == "mtu" })
+	return sp
 }
 
 // stableMAC makes a hardware address that stays the same from run to run, so that

@@ -79,6 +79,9 @@ func (f *upFlags) resolveLink(s *settings, from origins) error {
 	if s.spec, s.hostIf, err = parseLink(f.link, f.mtu); err != nil {
 		return usagef("%s: %w", from.of("link"), err)
 	}
+	if s.mtu == 0 {
+		s.mtu = specMTU(s.spec)
+	}
 	if most := maxMTU(s.spec); f.mtu != 0 && (f.mtu < link.MinMTU || f.mtu > most) {
 		return usagef("%s %d: out of range: use %d to %d bytes, for IPv6 at least %d", from.of("mtu"), f.mtu, link.MinMTU, most, link.MinMTU6)
 	}
