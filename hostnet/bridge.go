@@ -53,7 +53,7 @@ func (h *Host) setupBridge(tap netlink.Link) error {
 	return nil
 }
 
-// raiseMAC gives the tap an address that begins with fe if its own is lower than
+// raiseMAC gives the tap an address that begins with fe:ff:ff if its own is lower than
 // the bridge's. A bridge that nobody gave an address takes the lowest of its
 // ports' (br_stp_recalculate_bridge_id in net/bridge/br_stp_if.c), and a host
 // whose address is on it would be unreachable until its neighbours notice.
@@ -63,7 +63,9 @@ func (h *Host) raiseMAC(tap, br netlink.Link) error {
 		return nil
 	}
 	high := bytes.Clone(old)
-	high[0] = 0xfe // unicast, locally administered
+	// Unicast, locally administered, and above those that virtual machines' taps have
+	// for the same reason (fe:54:…).
+	high[0], high[1], high[2] = 0xfe, 0xff, 0xff
 	c := change{
 		Op: opMAC, Link: tap.Attrs().Name, Index: tap.Attrs().Index,
 		Old: old.String(), New: net.HardwareAddr(high).String(),

@@ -85,7 +85,7 @@ func TestBridgeKeepsItsAddress(t *testing.T) {
 	if after := ns.MAC(t, "br0"); after.String() != before.String() {
 		t.Errorf("the bridge's address went from %v to %v", before, after)
 	}
-	if !slices.Contains(h.Changes(), "ip link set tap0 address fe:00:00:00:00:01") {
+	if !slices.Contains(h.Changes(), "ip link set tap0 address fe:ff:ff:00:00:01") {
 		t.Errorf("changes: %q", h.Changes())
 	}
 	mustClose(t, h)

@@ -421,7 +421,7 @@ func TestDHCPNoLease(t *testing.T) {
 		prepare func(*dhcpServer)
 		want    string
 	}{
-		"silence": {func(d *dhcpServer) { d.answer = func(*seenDHCP) bool { return false } }, "no DHCP server answered on tap0 within 300ms"},
+		"silence": {func(d *dhcpServer) { d.answer = func(*seenDHCP) bool { return false } }, "no DHCP server answered on tap0 within 1s"},
 		"nak":     {func(d *dhcpServer) { d.nak = true }, `10.9.0.1 refuses to lease 10.9.0.50: "not today"`},
 		"no ack": {func(d *dhcpServer) {
 			d.answer = func(m *seenDHCP) bool { return m.MessageType() == dhcpv4.MessageTypeDiscover }
@@ -431,7 +431,7 @@ func TestDHCPNoLease(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d, s := newDHCP(t)
 			tc.prepare(d)
-			_, err := s.DHCP(testContext(t), DHCPConfig{Timeout: 300 * time.Millisecond, timing: &quick})
+			_, err := s.DHCP(testContext(t), DHCPConfig{Timeout: time.Second, timing: &quick})
 			if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v, want %q", err, tc.want)
 			}

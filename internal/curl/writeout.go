@@ -101,7 +101,7 @@ func writeOutVars() []writeVar {
 		{"time_namelookup", span(func(t *times) time.Duration { return t.nameLookup })},
 		{"time_pretransfer", span(func(t *times) time.Duration { return t.preTransfer })},
 		{"time_redirect", span(func(t *times) time.Duration { return t.redirect })},
-		{"time_starttransfer", span(func(t *times) time.Duration { return t.startTransfer })},
+		{"time_starttransfer", span(func(t *times) time.Duration { return max(t.startTransfer, t.preTransfer) })},
 		{"time_total", span(func(t *times) time.Duration { return t.total })},
 		{"url", func(t *transfer, _ *result) any { return t.tg.url }},
 		{"url_effective", func(t *transfer, _ *result) any {

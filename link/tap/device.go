@@ -53,6 +53,9 @@ func (d *device) ended() error {
 	case d.closed.Load():
 		return link.ErrClosed
 	case d.gone.Load():
+		if d.closed.Load() { // meanwhile, and what looked gone was closing
+			return link.ErrClosed
+		}
 		return d.errGone
 	}
 	return nil
