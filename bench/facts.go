@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"time"
@@ -11,7 +12,7 @@ import (
 )
 
 // head is the top of RESULTS.md: what was measured where, and how to repeat it.
-func head(took time.Duration) string {
+func head(root string, took time.Duration) string {
 	var b strings.Builder
 	b.WriteString("# Results\n\nWritten by `make bench`. ")
 	b.WriteString("Absolute figures drift with the machine; only ratios within one run count.\n\n")
@@ -19,7 +20,7 @@ func head(took time.Duration) string {
 	unix.Uname(&u)
 	fmt.Fprintf(&b, "- %s, %d processors; Linux %s %s; %s\n", cpuModel(), runtime.NumCPU(),
 		unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:]), runtime.Version())
-	fmt.Fprintf(&b, "- %s, in %.0f s\n", time.Now().UTC().Format("2006-01-02 15:04 UTC"), took.Seconds())
+	fmt.Fprintf(&b, "- ustack %s; %s, in %.0f s\n", commit(root), time.Now().UTC().Format("2006-01-02 15:04 UTC"), took.Seconds())
 	b.WriteString("- MTU 1500. Congestion control: the kernel's sockets, peers' included, reno; ustack and naive netstack's default, reno\n")
 	b.WriteString("- To repeat: `make bench` as root; `go run ./bench -only REGEXP` does single rows, `-list` names them\n")
 	return b.String()
@@ -34,11 +35,22 @@ func remarks() []string {
 	return append(all,
 		"\"To\" and \"from\" are as the stack sees it. The kernel's side always dials; the receiver counts, from its first byte on. Writes are of 128 KiB where nothing else is said.",
 		"The payload of every stream row was verified once by each subject, outside the timed rounds (SHA-256 over all bytes).",
-		"Processors are not pinned, except for round trips: there the kernel's side runs on processor 0 and everything of the stack's side on processor 1.",
+		"Processors are not pinned, except for round trips: there the kernel's side runs on processor 0 and everything of the stack's side on processor 1, each Go program with GOMAXPROCS 1.",
 		"Processor time is of whole processes, by their CPU clocks; the stack's side is application and stack (daemon, pasta … included). With veth, much of the receiver's work is done in the sender's time, so that only both sides together compare.",
 		"Impaired links: 1 Gbit/s, the delay is that of a round trip, loss is of frames each way; goodput from the first byte on, slow start included; without offloads on either side. The loss is random with a fixed seed, the runs are short: look at the spread.",
 		"Connections: the kernel's side dials, the server writes a byte and closes first, so that TIME-WAIT is the stack's; local ports 32768 to 60999.",
 	)
+}
+
+// commit names what is checked out.
+func commit(root string) string {
+	git := exec.Command("git", "describe", "--tags", "--always", "--dirty")
+	git.Dir = root
+	out, err := git.Output()
+	if err != nil {
+		return "of an unknown commit"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func cpuModel() string {

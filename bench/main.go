@@ -157,7 +157,7 @@ func run() error {
 	}
 	all = append(all, derived(all)...)
 	rep := report.Report{
-		Head: head(time.Since(began)), Base: vethOn, Others: []string{pasta, naiveTap},
+		Head: head(root, time.Since(began)), Base: vethOn, Others: []string{pasta, naiveTap},
 		Metrics: all, Notes: append(remarks(), r.notes...),
 	}
 	return write(rep, o.out)

@@ -62,6 +62,7 @@ func rows(s scale) []row {
 		streamRow(s, "streams8-from", "8 streams from the stack", main, job{Write: 128 << 10, Streams: 8, From: true}, false),
 		echoRow(s, "echo", "1-byte round trip", []string{vethOn, native, daemon, water, pasta, slirp, naiveTap}, nil,
 			map[string][2]float64{native: {1.8, 3}, daemon: {2.8, 3}}),
+		unpinned(echoRow(s, "echo-unpinned", "1-byte round trip, not pinned", main, nil, nil)),
 		echoRow(s, "echo-bulk-to", "1-byte round trip beside a stream to the stack", main, &job{Write: 128 << 10},
 			map[string][2]float64{native: {3, 0}, daemon: {3, 0}}),
 		echoRow(s, "echo-bulk-from", "1-byte round trip beside a stream from the stack", main, &job{Write: 128 << 10, From: true},
@@ -79,18 +80,21 @@ func rows(s scale) []row {
 // its rate: pasta's window opens over seconds.
 var patience = map[string]time.Duration{pasta: 4}
 
-// streamRow moves bytes over TCP; detail adds processor time.
+// streamRow moves bytes over TCP; detail adds the processor time of both sides.
 func streamRow(s scale, id, title string, subjects []string, j job, detail bool, goals ...report.Goal) row {
 	j.Do, j.Time = "stream", s.time
 	check := j
 	check.Total = s.verify / uint64(max(j.Streams, 1))
 	r := row{id: id, subjects: subjects, verify: &check}
-	r.metrics = []report.Metric{{ID: id, Title: title, Unit: "Gbit/s", Goals: goals}}
-	if detail {
-		r.metrics = append(r.metrics,
-			report.Metric{ID: id + "-cpu", Title: title + ": processor, stack's side", Unit: "s/GB", LowIsGood: true,
-				Goals: []report.Goal{{Subject: native, Against: vethOn, Limit: 1.5}, {Subject: daemon, Against: vethOn, Limit: 1.5}}},
-			report.Metric{ID: id + "-cpu-both", Title: title + ": processor, both sides", Unit: "s/GB", LowIsGood: true})
+	cpu := []report.Goal{{Subject: native, Against: vethOn, Limit: 1.5}, {Subject: daemon, Against: vethOn, Limit: 1.5}}
+	r.metrics = []report.Metric{
+		{ID: id, Title: title, Unit: "Gbit/s", Goals: goals},
+		{ID: id + "-cpu", Title: title + ": processor, stack's side", Unit: "s/GB", LowIsGood: true, NoChart: true, Goals: cpu},
+		{ID: id + "-cpu-both", Title: title + ": processor, both sides", Unit: "s/GB", LowIsGood: true, Goals: cpu},
+	}
+	if !detail {
+		r.metrics = r.metrics[:2]
+		r.metrics[1].Goals = nil
 	}
 	r.run = func(ctx context.Context, in *instance) (map[string]float64, error) {
 		j := j
@@ -100,12 +104,11 @@ func streamRow(s scale, id, title string, subjects []string, j job, detail bool,
 			return nil, err
 		}
 		gb := float64(res.Bytes) / 1e9
-		m := map[string]float64{id: gb * 8 / res.Time.Seconds()}
-		if detail {
-			m[id+"-cpu"] = stack.Seconds() / gb
-			m[id+"-cpu-both"] = all.Seconds() / gb
-		}
-		return m, nil
+		return map[string]float64{
+			id:               gb * 8 / res.Time.Seconds(),
+			id + "-cpu":      stack.Seconds() / gb,
+			id + "-cpu-both": all.Seconds() / gb,
+		}, nil
 	}
 	return r
 }
@@ -147,7 +150,7 @@ func echoRow(s scale, id, title string, subjects []string, bulk *job, limits map
 	r := row{id: id, subjects: subjects, pinned: true, rounds: s.echoRounds, metrics: []report.Metric{p50, p99}}
 	if bulk != nil {
 		r.rounds = s.rounds
-		r.metrics = append(r.metrics, report.Metric{ID: id + "-rate", Title: title + ": rate of the stream", Unit: "Gbit/s"})
+		r.metrics = append(r.metrics, report.Metric{ID: id + "-rate", Title: title + ": rate of the stream", Unit: "Gbit/s", NoChart: true})
 	}
 	r.run = func(ctx context.Context, in *instance) (map[string]float64, error) {
 		var load chan error
@@ -181,6 +184,12 @@ func echoRow(s scale, id, title string, subjects []string, bulk *job, limits map
 	return r
 }
 
+// unpinned lets a row's processes run wherever the kernel puts them.
+func unpinned(r row) row {
+	r.pinned, r.rounds = false, 0
+	return r
+}
+
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 func connectRow(s scale, subjects []string) row {
@@ -189,7 +198,7 @@ func connectRow(s scale, subjects []string) row {
 		metrics: []report.Metric{
 			{ID: "connects", Title: "connections: connect, 1 byte, close; 16 at once", Unit: "/s",
 				Goals: []report.Goal{{Subject: native, Against: vethOn, Limit: 0.65}}},
-			{ID: "connects-cpu", Title: "connections: processor, stack's side", Unit: "µs each", LowIsGood: true},
+			{ID: "connects-cpu", Title: "connections: processor, stack's side", Unit: "µs each", LowIsGood: true, NoChart: true},
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {
 			res, stack, _, err := in.timed(ctx, job{Do: "connects", Time: s.time, Parallel: 16})
@@ -246,6 +255,7 @@ func pushRow(s scale, subjects []string) row {
 		metrics: []report.Metric{
 			{ID: "udp-to", Title: "UDP, 64 bytes, to the stack: arrived", Unit: "/s",
 				Goals: []report.Goal{{Subject: native, Against: vethOn, Limit: 0.5}}},
+			{ID: "udp-to-cpu", Title: "UDP, 64 bytes, to the stack: processor, stack's side", Unit: "µs each", LowIsGood: true, NoChart: true},
 			{ID: "udp-to-kept", Title: "UDP, 64 bytes, to the stack: arrived of sent", NoRatios: true},
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {
@@ -253,7 +263,7 @@ func pushRow(s scale, subjects []string) row {
 			if err != nil {
 				return nil, err
 			}
-			res, err := in.dial.do(ctx, job{Do: "push", Addr: in.addr, Time: s.time})
+			res, stack, _, err := in.timed(ctx, job{Do: "push", Time: s.time})
 			if err != nil {
 				return nil, err
 			}
@@ -269,7 +279,11 @@ func pushRow(s scale, subjects []string) row {
 				}
 			}
 			n := float64(after.Count - before.Count)
-			return map[string]float64{"udp-to": n / res.Time.Seconds(), "udp-to-kept": n / float64(res.Sent)}, nil
+			return map[string]float64{
+				"udp-to":      n / res.Time.Seconds(),
+				"udp-to-cpu":  micros(stack) / max(n, 1),
+				"udp-to-kept": n / float64(res.Sent),
+			}, nil
 		},
 	}
 }
@@ -280,15 +294,20 @@ func pullRow(s scale, subjects []string) row {
 		metrics: []report.Metric{
 			{ID: "udp-from", Title: "UDP, 64 bytes, from the stack: arrived", Unit: "/s",
 				Goals: []report.Goal{{Subject: native, Against: vethOn, Limit: 0.5}}},
+			{ID: "udp-from-cpu", Title: "UDP, 64 bytes, from the stack: processor, stack's side", Unit: "µs each sent", LowIsGood: true, NoChart: true},
 			{ID: "udp-from-kept", Title: "UDP, 64 bytes, from the stack: arrived of sent", NoRatios: true},
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {
-			res, err := in.dial.do(ctx, job{Do: "pull", Addr: in.addr, Time: s.time})
+			res, stack, _, err := in.timed(ctx, job{Do: "pull", Time: s.time})
 			if err != nil {
 				return nil, err
 			}
 			n := float64(res.Count)
-			return map[string]float64{"udp-from": n / res.Time.Seconds(), "udp-from-kept": n / float64(res.Sent)}, nil
+			return map[string]float64{
+				"udp-from":      n / res.Time.Seconds(),
+				"udp-from-cpu":  micros(stack) / float64(res.Sent),
+				"udp-from-kept": n / float64(res.Sent),
+			}, nil
 		},
 	}
 }

@@ -163,7 +163,7 @@ func derived(all []report.Metric) []report.Metric {
 	add := func(id, over, title string, noRatios bool, goals ...report.Goal) {
 		a, b := byID[id], byID[over]
 		if series := report.Divide(a, b); len(series) > 0 {
-			out = append(out, report.Metric{ID: id + "-over", Title: title, NoRatios: noRatios, Series: series, Goals: goals})
+			out = append(out, report.Metric{ID: id + "-over", Title: title, NoRatios: noRatios, NoChart: true, Series: series, Goals: goals})
 		}
 	}
 	for _, dir := range []string{"to", "from"} {

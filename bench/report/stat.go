@@ -52,8 +52,10 @@ type Metric struct {
 	Base string
 	// NoRatios leaves ratios to other subjects out, where they mean nothing.
 	NoRatios bool
-	Series   []Series
-	Goals    []Goal
+	// NoChart leaves it out of the chart.
+	NoChart bool
+	Series  []Series
+	Goals   []Goal
 }
 
 // A Series is what one subject did, round by round; NaN is a round that failed.

@@ -12,14 +12,14 @@ import (
 // colours of the subjects, in their order; far apart also for the colour-blind.
 var colours = []string{"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000"}
 
-// Measures of the chart in pixels.
+// Measures of the chart in pixels; a title above each group of bars.
 const (
 	chartWidth = 900
-	labelWidth = 290
-	barHeight  = 12
-	barsRight  = 90 // room for the numbers beside the longest bar
-	groupGap   = 14
-	legendLine = 18
+	labelWidth = 130
+	barHeight  = 13
+	titleLine  = 16
+	barsRight  = 60 // room for the numbers beside the longest bar
+	groupGap   = 12
 )
 
 // SVG draws, for each metric that is compared with Base, one bar for each other
@@ -49,27 +49,22 @@ func (r Report) SVG(w io.Writer) (bool, error) {
 	}
 
 	var body strings.Builder
-	y := 40.0
-	for i, s := range subjects {
-		const perLine = 4
-		lx, ly := 10+float64(i%perLine)*220, y+float64(i/perLine)*legendLine
-		fmt.Fprintf(&body, `<rect x="%.1f" y="%.1f" width="12" height="12" fill="%s"/>`+"\n", lx, ly-10, colour[s])
-		fmt.Fprintf(&body, `<text x="%.1f" y="%.1f">%s</text>`+"\n", lx+18, ly, escape(s))
-	}
-	y += float64((len(subjects)+3)/4)*legendLine + groupGap
-	top := y
+	const top = 36.0
+	y := top
 	for _, g := range groups {
-		fmt.Fprintf(&body, `<text x="%d" y="%.1f" text-anchor="end" font-weight="bold">%s</text>`+"\n",
-			labelWidth-10, y+barHeight-2, escape(g.title))
+		fmt.Fprintf(&body, `<text x="10" y="%.1f" font-weight="bold">%s</text>`+"\n", y+titleLine-5, escape(g.title))
+		y += titleLine
 		for _, b := range g.bars {
 			from, to := x(1), x(b.ratio.Median)
+			fmt.Fprintf(&body, `<text x="%d" y="%.1f" text-anchor="end" font-size="11">%s</text>`+"\n",
+				labelWidth-8, y+barHeight-3, escape(b.subject))
 			fmt.Fprintf(&body, `<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"><title>%s</title></rect>`+"\n",
 				min(from, to), y, max(math.Abs(to-from), 1), barHeight-2, colour[b.subject],
 				escape(fmt.Sprintf("%s: %s × %s", b.subject, b.ratio.Text(), g.base)))
 			fmt.Fprintf(&body, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="#333"/>`+"\n",
 				x(b.ratio.Min), x(b.ratio.Max), y+barHeight/2-1, y+barHeight/2-1)
 			fmt.Fprintf(&body, `<text x="%.1f" y="%.1f" font-size="10">%s</text>`+"\n",
-				max(from, x(b.ratio.Max))+4, y+barHeight-3, Number(b.ratio.Median))
+				max(from, x(b.ratio.Max))+4, y+barHeight-4, Number(b.ratio.Median))
 			y += barHeight
 		}
 		y += groupGap
@@ -80,14 +75,14 @@ func (r Report) SVG(w io.Writer) (bool, error) {
 		if v == 1 {
 			stroke = "#333"
 		}
-		fmt.Fprintf(&axis, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="%s"/>`+"\n", x(v), x(v), top-4, y-groupGap+4, stroke)
+		fmt.Fprintf(&axis, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="%s"/>`+"\n", x(v), x(v), top, y-groupGap+4, stroke)
 		fmt.Fprintf(&axis, `<text x="%.1f" y="%.1f" text-anchor="middle" font-size="10">%g</text>`+"\n", x(v), y, v)
 	}
 	_, err := fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %.0f" font-family="sans-serif" font-size="12">
 <rect width="100%%" height="100%%" fill="#fff"/>
 <text x="10" y="20" font-size="14">%s</text>
 %s%s</svg>
-`, chartWidth, y+12, escape("Ratio to "+r.Base+" (over impaired links, to the kernel there) in the same run: median, least to most (logarithmic; 1 = the same)"), axis.String(), body.String())
+`, chartWidth, y+12, escape("Ratio to "+r.Base+" (over impaired links, to the kernel there): median, least to most; ↑ more is better, ↓ less"), axis.String(), body.String())
 	return true, err
 }
 
@@ -107,7 +102,7 @@ func (r Report) bars() (groups []group, subjects []string) {
 	for _, m := range r.Metrics {
 		name := cmp.Or(m.Base, r.Base)
 		base := m.Of(name)
-		if base == nil || m.NoRatios {
+		if base == nil || m.NoRatios || m.NoChart {
 			continue
 		}
 		g := group{title: m.Title, base: name}

@@ -94,8 +94,8 @@ func TestSVG(t *testing.T) {
 			inText = false
 		}
 	}
-	// Background, legend of us and naive, and bars: us and naive of stream, us of lossy.
-	if rects != 1+2+3 {
+	// Background, and bars: us and naive of stream, us of lossy.
+	if rects != 1+3 {
 		t.Errorf("%d rectangles in\n%s", rects, b.String())
 	}
 	all := strings.Join(texts, "\n")
