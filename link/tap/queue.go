@@ -24,6 +24,8 @@ type queue struct {
 	// Of the one reader. attempt is q.readOnce, bound once: a method value made
 	// for each call would be an allocation for each frame.
 	attempt func(fd uintptr) bool
+	drain   func(fd uintptr) bool // q.readReady, likewise
+	rest    []link.Frame          // what readReady fills
 	rxHdr   [link.VirtioLen]byte
 	rxMore  [1]byte
 	rxVec   [3]unix.Iovec // header, the caller's buffer, rxMore
@@ -39,7 +41,7 @@ func newQueue(d *device, f *os.File, h *handle) (*queue, error) {
 		return nil, fmt.Errorf("descriptor: %w", err)
 	}
 	q := &queue{dev: d, conn: conn, vnet: h.vnet, order: h.order}
-	q.attempt = q.readOnce
+	q.attempt, q.drain = q.readOnce, q.readReady
 	q.rxVec[0].Base = &q.rxHdr[0]
 	q.rxVec[0].SetLen(len(q.rxHdr))
 	q.rxVec[2].Base = &q.rxMore[0]
@@ -52,7 +54,8 @@ func newQueue(d *device, f *os.File, h *handle) (*queue, error) {
 // row, are taken for a wire that is gone rather than for lost frames.
 const strikes = 64
 
-// Read returns one frame: the kernel hands over one at a time.
+// Read returns one frame where frames have virtio headers, for one may be a whole
+// super-frame, and else all that are ready: see readReady.
 func (q *queue) Read(frames []link.Frame) (int, error) {
 	if err := q.dev.ended(); err != nil {
 		return 0, err
@@ -98,7 +101,10 @@ func (q *queue) Read(frames []link.Frame) (int, error) {
 		}
 		f.N = n
 		q.dev.Rx(1, n)
-		return 1, nil
+		if q.vnet || len(frames) == 1 {
+			return 1, nil
+		}
+		return 1 + q.readRest(frames[1:]), nil
 	}
 }
 

@@ -1,12 +1,9 @@
 package tap
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
-	"sync"
 	"syscall"
 
 	"github.com/songgao/water"
@@ -60,8 +57,12 @@ func openWater(cfg Config, clone string) (_ link.Device, err error) {
 	if inner != nil {
 		return nil, inner
 	}
-	q := &waterQueue{dev: d, file: file}
-	q.merged.New = func() any { return &[link.MaxFrame]byte{} }
+	// Where the descriptor is known, frames need not be copied to or from one buffer,
+	// as water's Read and Write would have it.
+	q, err := newQueue(d, file, &handle{})
+	if err != nil {
+		return nil, fmt.Errorf("tap %s: %w", cfg.Name, err)
+	}
 	d.queues = []link.Queue{q}
 	return d, nil
 }
@@ -99,92 +100,4 @@ func (d *device) setupWater(fd int, cfg *Config, name string) error {
 		return fmt.Errorf("tap %s: TUNSETSNDBUF: %w", name, err)
 	}
 	return d.describe(fd, cfg, DriverWater, name, offloads{})
-}
-
-// A waterQueue reads and writes whole frames.
-type waterQueue struct {
-	dev  *device
-	file io.ReadWriter
-	// in is longer than any frame, of the one reader: the kernel cuts a frame that is
-	// longer than the buffer off without a word, so that a caller's buffer would not
-	// show it.
-	in     [link.MaxFrame + 1]byte
-	merged sync.Pool // of *[link.MaxFrame]byte
-}
-
-// Read returns one frame: the kernel hands over one at a time.
-func (q *waterQueue) Read(frames []link.Frame) (int, error) {
-	if err := q.dev.ended(); err != nil {
-		return 0, err
-	}
-	if len(frames) == 0 {
-		return 0, nil
-	}
-	f := &frames[0]
-	for unknown := 0; ; {
-		n, err := q.file.Read(q.in[:])
-		switch {
-		case err == nil && n < link.HeaderLen:
-			q.dev.Drop(link.DropRxShort)
-		case err == nil && n > min(len(f.Buf), link.MaxFrame):
-			q.dev.Drop(link.DropRxOversize)
-		case err == nil:
-			f.N, f.Offload = copy(f.Buf, q.in[:n]), link.Offload{}
-			q.dev.Rx(1, n)
-			return 1, nil
-		case wireError(err) && !errors.Is(err, unix.EBADFD):
-			q.dev.Drop(link.DropRxError)
-			if unknown++; unknown == strikes {
-				return 0, q.dev.end()
-			}
-		default: // closed, or deleted: EBADFD, or poll's error condition
-			return 0, q.dev.end()
-		}
-	}
-}
-
-// wireError reports whether an errno is behind err, rather than a descriptor that
-// was closed or that poll gave up.
-func wireError(err error) bool {
-	var errno unix.Errno
-	return errors.As(err, &errno)
-}
-
-// Write copies each frame together, since a frame is one write.
-func (q *waterQueue) Write(frames []link.OutFrame) (int, error) {
-	if err := q.dev.ended(); err != nil {
-		return 0, err
-	}
-	if len(frames) == 0 {
-		return 0, nil
-	}
-	buf := q.merged.Get().(*[link.MaxFrame]byte)
-	defer q.merged.Put(buf)
-	sent, size := 0, 0
-	defer func() { q.dev.Tx(sent, size) }()
-	for i := range frames {
-		n, why, ok := q.dev.info.CheckOut(&frames[i])
-		if !ok {
-			q.dev.Drop(why)
-			continue
-		}
-		at := 0
-		for _, p := range frames[i].Pieces {
-			at += copy(buf[at:], p)
-		}
-		_, err := q.file.Write(buf[:at])
-		switch {
-		case err == nil:
-			sent, size = sent+1, size+n
-		case errors.Is(err, unix.EIO):
-			q.dev.Drop(link.DropTxDown)
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS):
-			q.dev.Drop(link.DropTxFull)
-		case wireError(err) && !errors.Is(err, unix.EBADFD):
-			q.dev.Drop(link.DropTxError)
-		default:
-			return sent, q.dev.end()
-		}
-	}
-	return sent, nil
 }
