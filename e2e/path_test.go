@@ -42,14 +42,14 @@ func exchange(t *testing.T, l *lab, d *daemon, family string, size int) {
 	}
 }
 
-// A path that loses every fiftieth packet, each way.
+// A path that loses every fiftieth segment, each way.
 func TestLossyPath(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, natUplink)
 	l.router.Run(t, "nft", `add table inet loss; `+
 		`add chain inet loss f { type filter hook forward priority 0; }; `+
-		`add rule inet loss f iifname "eth0" numgen inc mod 50 == 0 drop; `+
-		`add rule inet loss f iifname "eth1" numgen inc mod 50 == 0 drop`)
+		`add rule inet loss f iifname "eth0" meta l4proto tcp numgen inc mod 50 == 0 drop; `+
+		`add rule inet loss f iifname "eth1" meta l4proto tcp numgen inc mod 50 == 0 drop`)
 	d := up(t, l.host, static("tap:tap0", "--uplink", "eth0")...)
 	exchange(t, l, d, "-4", 8<<20)
 	exchange(t, l, d, "-6", 8<<20)
