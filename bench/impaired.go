@@ -72,8 +72,16 @@ func impairedRow(s scale, id string, p path, from bool, base string) row {
 	}
 	check := j
 	check.Total = 128 << 10
+	lossy := p.loss > 0 && p.rtt >= 20*time.Millisecond // some 10 Mbit/s
+	rounds := s.rounds
+	switch {
+	case p.loss == 0:
+		rounds = min(rounds, 3)
+	case !lossy:
+		j.Time = 2 * s.time
+	}
 	return row{
-		id: id, path: p.options(), subjects: []string{kernelReno, kernelCubic, native}, rounds: min(s.rounds, 3), verify: &check,
+		id: id, path: p.options(), subjects: []string{kernelReno, kernelCubic, native}, rounds: rounds, together: lossy, verify: &check,
 		metrics: []report.Metric{{
 			ID: id, Title: "one stream " + dir + ", " + p.title(), Unit: "Mbit/s", Base: base,
 			Goals: []report.Goal{{Subject: native, Against: base, Limit: 0.9}},

@@ -16,6 +16,8 @@ type row struct {
 	pinned   bool // kernel's side on processor 0, stack's side on 1
 	fresh    bool // a new instance for each measurement
 	rounds   int  // 0: as many as the run says
+	// together measures all subjects at once, where that leaves the processors idle.
+	together bool
 	// path impairs the link, as options of a SPEC; "" does not.
 	path string
 	// verify is done once by each subject, before the rounds; nil where run itself
@@ -37,7 +39,7 @@ type scale struct {
 }
 
 var (
-	wholeRun = scale{rounds: 5, echoRounds: 9, time: 500 * time.Millisecond, connections: 100_000, open: 10_000, verify: 64 << 20, grid: true}
+	wholeRun = scale{rounds: 5, echoRounds: 9, time: 500 * time.Millisecond, connections: 100_000, open: 10_000, verify: 32 << 20, grid: true}
 	quickRun = scale{rounds: 2, echoRounds: 2, time: 150 * time.Millisecond, connections: 5_000, open: 1_000, verify: 8 << 20}
 )
 
@@ -71,7 +73,7 @@ func rows(s scale) []row {
 		manyConnectsRow(s, main),
 		pushRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
 		pullRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
-		openRow(s, []string{vethOn, native, daemon, naiveTap}),
+		openRow(s, main),
 	}
 	return append(all, impairedRows(s)...)
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ustack/ustack/bench/report"
@@ -83,20 +84,13 @@ func (r *runner) row(ctx context.Context, w row) ([]report.Metric, error) {
 		values[m.ID] = make(map[string][]float64)
 	}
 	for round := range rounds {
-		for _, subject := range subjects {
-			var got map[string]float64
-			if r.failed[subject] < maxFailed {
-				var err error
-				got, err = r.once(ctx, w, readyKey{subject, w.pinned, w.path}, round == 0)
-				if ctx.Err() != nil {
-					return nil, context.Cause(ctx)
-				}
-				if err != nil {
-					r.note("%s, %s, round %d: %v", w.id, subject, round+1, err)
-				}
-			}
+		got := make([]map[string]float64, len(subjects))
+		if err := r.round(ctx, w, subjects, round, got); err != nil {
+			return nil, err
+		}
+		for i, subject := range subjects {
 			for _, m := range w.metrics {
-				v, ok := got[m.ID]
+				v, ok := got[i][m.ID]
 				if !ok {
 					v = math.NaN()
 				}
@@ -123,28 +117,56 @@ func (r *runner) row(ctx context.Context, w row) ([]report.Metric, error) {
 	return metrics, nil
 }
 
-func (r *runner) once(ctx context.Context, w row, k readyKey, first bool) (map[string]float64, error) {
-	if w.fresh {
-		r.drop(k)
-		defer r.drop(k)
-	}
-	in, err := r.instance(ctx, k)
-	if err != nil {
-		return nil, err
-	}
-	if first && w.verify != nil {
-		j := *w.verify
-		j.Addr, j.Time = in.addr, 20*time.Second
-		if _, err := in.dial.do(ctx, j); err != nil {
+// round lets every subject take its turn, or all at once where the row says so, and
+// puts what each measured into got.
+func (r *runner) round(ctx context.Context, w row, subjects []string, round int, got []map[string]float64) error {
+	errs := make([]error, len(subjects))
+	var together sync.WaitGroup
+	for i, subject := range subjects {
+		if r.failed[subject] >= maxFailed {
+			continue
+		}
+		k := readyKey{subject, w.pinned, w.path}
+		in, err := r.prepare(ctx, w, k, round == 0)
+		if err != nil {
+			errs[i] = err
+		} else if w.together {
+			together.Go(func() { got[i], errs[i] = w.run(ctx, in) })
+		} else {
+			got[i], errs[i] = w.run(ctx, in)
+		}
+		if w.fresh {
 			r.drop(k)
-			return nil, fmt.Errorf("verify: %w", err)
 		}
 	}
-	got, err := w.run(ctx, in)
-	if err != nil {
+	together.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for i, err := range errs {
+		if err != nil {
+			r.note("%s, %s, round %d: %v", w.id, subjects[i], round+1, err)
+			r.drop(readyKey{subjects[i], w.pinned, w.path})
+		}
+	}
+	return nil
+}
+
+// prepare returns an instance that is ready for the row.
+func (r *runner) prepare(ctx context.Context, w row, k readyKey, first bool) (*instance, error) {
+	if w.fresh {
 		r.drop(k)
 	}
-	return got, err
+	in, err := r.instance(ctx, k)
+	if err != nil || !first || w.verify == nil {
+		return in, err
+	}
+	j := *w.verify
+	j.Addr, j.Time = in.addr, 20*time.Second
+	if _, err := in.dial.do(ctx, j); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	return in, nil
 }
 
 func (r *runner) note(format string, args ...any) {
