@@ -84,7 +84,7 @@ func runIn(t testing.TB, ns *netlab.NS, env []string, name string, args ...strin
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.Env = append(os.Environ(), env...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	err := cmd.Run()
 	r := result{stdout.String(), stderr.String(), 0}
 	var exit *exec.ExitError
@@ -114,6 +114,16 @@ func scratch(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// copyBinary copies one of our binaries to where everybody may run it. A process of
+// its own does so: a descriptor of ours that is open for writing can be inherited
+// by a child of another test, and then the copy is "text file busy".
+func copyBinary(t testing.TB, name, to string) {
+	t.Helper()
+	if out, err := exec.Command("install", "-m", "755", filepath.Join(bin, name), to).CombinedOutput(); err != nil {
+		t.Fatalf("install %s: %v\n%s", to, err, out)
+	}
 }
 
 // A daemon is a running `ustack up`.

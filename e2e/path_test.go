@@ -112,7 +112,7 @@ func TestGarbageOnTheWire(t *testing.T) {
 			if n := received() - before; n < frames/10 {
 				t.Errorf("the daemon saw %d of %d frames", n, frames)
 			}
-			match(t, "ping afterwards", host.Run(t, "ping", "-c", "3", "-i", "0.1", "-W", "10", stack4), ` received`)
+			match(t, "ping afterwards", host.Run(t, "ping", "-c", "3", "-i", "0.1", "-w", "10", stack4), ` received`)
 			// A mutated neighbour message may have changed the entry of the host; it heals.
 			netlab.WaitFor(t, 60*time.Second, "the stack to reach the host again", func() bool {
 				return d.run(t, "ping", "-c", "1", "-W", "1", host4).code == 0 && d.run(t, "ping", "-c", "1", "-W", "1", host6).code == 0
@@ -127,7 +127,7 @@ func seedFrames(t *testing.T, host *netlab.NS, d *daemon) [][]byte {
 	t.Helper()
 	c := host.Capture(t, "tap0")
 	for _, addr := range []string{stack4, stack6} {
-		host.Run(t, "ping", "-c", "1", "-W", "10", "-s", "3000", addr)
+		host.Run(t, "ping", "-c", "1", "-w", "10", "-s", "3000", addr)
 		runIn(t, host, nil, netlab.Peer(t, "curl"), "-sS", "--max-time", "5", "http://"+net.JoinHostPort(addr, "9")+"/")
 	}
 	ln := listenIn(t, host, "tcp", host4+":80")

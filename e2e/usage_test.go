@@ -78,13 +78,7 @@ func TestNoPermission(t *testing.T) {
 		t.Fatal(err)
 	}
 	prog := filepath.Join(dir, "ustack")
-	b, err := os.ReadFile(filepath.Join(bin, "ustack"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(prog, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	copyBinary(t, "ustack", prog)
 	script := `mount -t tmpfs -o mode=755 tun /dev/net && mknod -m 666 /dev/net/tun c 10 200 &&
 		exec setpriv --reuid 12345 --regid 12345 --clear-groups --bounding-set=-all -- "$0" up --socket "$1"`
 	r := runIn(t, host, nil, "unshare", "--mount", "sh", "-c", script, prog, filepath.Join(dir, "x.sock"))
@@ -100,13 +94,7 @@ func TestSocketOfAnotherUser(t *testing.T) {
 	host := netlab.New(t, "host")
 	d := up(t, host, static("tap:tap0")...)
 	prog := filepath.Join(scratch(t), "curl")
-	b, err := os.ReadFile(filepath.Join(bin, "curl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(prog, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	copyBinary(t, "curl", prog)
 	r := runIn(t, d.apps, nil, "setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "--",
 		prog, "--socket", d.sock, "-sS", "http://"+host4+"/")
 	if r.code == 0 {
@@ -125,7 +113,7 @@ func TestUpWithoutFlags(t *testing.T) {
 	d := up(t, host)
 	t.Logf("ready after %v: %s", time.Since(begin).Round(time.Millisecond), d.ready)
 	match(t, "the ready line", d.ready, `10\.0\.0\.4.*tap0|tap0.*10\.0\.0\.4`)
-	match(t, "ping", host.Run(t, "ping", "-c", "2", "-i", "0.05", "-W", "10", stack4), ` 2 received`)
+	match(t, "ping", host.Run(t, "ping", "-c", "2", "-i", "0.05", "-w", "10", stack4), ` 2 received`)
 	for _, cmd := range []string{"status", "link", "addr", "neigh", "route", "ss", "stats", "version"} {
 		d.ok(t, "ustack", cmd)
 		out := d.ok(t, "ustack", cmd, "--json")
@@ -164,13 +152,7 @@ func TestDemoOfOrdinaryUser(t *testing.T) {
 	t.Parallel()
 	outer := netlab.New(t, "outer")
 	prog := filepath.Join(scratch(t), "ustack")
-	b, err := os.ReadFile(filepath.Join(bin, "ustack"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(prog, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	copyBinary(t, "ustack", prog)
 	r := runIn(t, outer, nil, "setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "--no-new-privs",
 		"--inh-caps=-all", "--bounding-set=-all", "--", prog, "demo")
 	if r.code != 0 {

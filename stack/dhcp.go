@@ -180,7 +180,11 @@ type progress struct {
 }
 
 func (p *progress) describe(link string, d time.Duration, err error) string {
-	within := fmt.Sprintf("within %v", d.Round(100*time.Millisecond))
+	unit := time.Second // a timer's lateness is not of interest
+	if d < unit/2 {
+		unit /= 10
+	}
+	within := fmt.Sprintf("within %v", d.Round(unit))
 	switch {
 	case p.discovers == 0:
 		return fmt.Sprintf("dhcp on %s: %v", link, err)

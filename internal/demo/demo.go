@@ -184,7 +184,7 @@ func (s *show) run() error {
 	if err != nil {
 		return err
 	}
-	s.printf("\nDone. Your turn: 'ustack up --uplink auto' puts the stack on a tap of this machine.")
+	s.printf("\nDone. Your turn: as root, 'ustack up --uplink auto' puts the stack on a tap of this machine.")
 	return s.err
 }
 
