@@ -1,7 +1,8 @@
 // Bench measures ustack beside the kernel's own TCP/IP and other user-space stacks,
 // in one run: in namespaces that it makes, every subject takes its turn in every round.
 //
-//	usage: go run ./bench [-only REGEXP] [-with REGEXP] [-rounds N] [-time TIME] [-quick] [-out DIR] [-list]
+//	usage: go run ./bench [-only REGEXP] [-with REGEXP] [-rounds N] [-time TIME] [-quick]
+//	       [-out DIR] [-profile DIR] [-list]
 //
 // It prints one table with ratios and writes it as RESULTS.md, with the chart
 // results.svg, into -out; a whole run writes into bench/. It needs root, and for pasta
@@ -26,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ustack/ustack/bench/report"
+	"github.com/ustack/ustack/internal/netns"
 )
 
 // roleArg is the first argument of the processes that the runner starts.
@@ -51,6 +53,7 @@ type options struct {
 	time   time.Duration
 	quick  bool
 	out    string
+	prof   string
 	list   bool
 }
 
@@ -62,6 +65,7 @@ func parse(args []string) (o options, err error) {
 	fs.DurationVar(&o.time, "time", 0, "`TIME` of one measurement, instead of 500ms")
 	fs.BoolVar(&o.quick, "quick", false, "few and short rounds, to see that it works; write no files unless -out is given")
 	fs.StringVar(&o.out, "out", "", "`DIR` for RESULTS.md and results.svg")
+	fs.StringVar(&o.prof, "profile", "", "`DIR` for processor profiles of the servers' processes, in which in-process stacks run")
 	fs.BoolVar(&o.list, "list", false, "name the rows and end")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -104,12 +108,23 @@ func run() error {
 		}
 		return nil
 	}
+	probe, err := netns.New("probe")
+	if err != nil {
+		return fmt.Errorf("%w: run it as root", err)
+	}
+	probe.Close()
 	root, err := checkout()
 	if err != nil {
 		return err
 	}
 	if o.out == "" && !o.quick && o.only.String()+o.with.String() == "" {
 		o.out = filepath.Join(root, "bench")
+	}
+	if o.prof != "" {
+		if o.prof, err = filepath.Abs(o.prof); err != nil {
+			return err
+		}
+		os.Setenv(profileEnv, o.prof)
 	}
 	raiseFileLimit()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

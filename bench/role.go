@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
+	"runtime/pprof"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +26,14 @@ func runRole(args []string, r io.Reader, w io.Writer) int {
 		return 1
 	}
 	defer done()
+	if dir := os.Getenv(profileEnv); dir != "" && args[0] == "serve" {
+		stop, err := profile(dir, args[1])
+		if err != nil {
+			enc.Encode(result{Error: err.Error()})
+			return 1
+		}
+		defer stop()
+	}
 	if enc.Encode(result{}) != nil {
 		return 1
 	}
@@ -42,6 +53,23 @@ func runRole(args []string, r io.Reader, w io.Writer) int {
 		}
 	}
 	return 0
+}
+
+// profileEnv names the folder for processor profiles of the servers.
+const profileEnv = "USTACK_BENCH_PROFILE"
+
+// profile begins a processor profile of this process, one file for each.
+func profile(dir, name string) (stop func(), err error) {
+	name = strings.NewReplacer("/", "-", ":", "-", ",", "-").Replace(name)
+	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%d.pprof", name, os.Getpid())))
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { pprof.StopCPUProfile(); f.Close() }, nil
 }
 
 func startRole(args []string) (handle func(job) (result, error), done func(), err error) {
