@@ -27,7 +27,7 @@ func TestEveryFrameHasAnEthernetHeader(t *testing.T) {
 			d.ok(t, "ping", "-c", "2", "-i", "0.1", "-s", "4000", host4)
 			d.ok(t, "ping", "-6", "-c", "2", "-i", "0.1", "-s", "4000", host6)
 			d.ok(t, "ping", "-6", "-c", "2", "-i", "0.1", web)
-			l.host.Run(t, "ping", "-c", "2", "-i", "0.1", "-w", "10", "-s", "4000", stack6)
+			kernelPing(t, l.host, stack6, "-s", "4000")
 			if out := d.ok(t, "curl", "-sS", "http://"+web+"/big"); out != bulk {
 				t.Errorf("fetched %d bytes", len(out))
 			}

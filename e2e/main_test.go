@@ -216,3 +216,13 @@ func match(t testing.TB, what, text, expr string) {
 		t.Errorf("%s does not match %q:\n%s", what, expr, text)
 	}
 }
+
+// kernelPing has the kernel's ping reach addr from ns: three answers within 10 s.
+// On a loaded machine answers come late, so that ping sends more than three, and
+// the last one is still on its way when it ends; with -W instead of -w it would not
+// wait for late ones.
+func kernelPing(t testing.TB, ns *netlab.NS, addr string, args ...string) {
+	t.Helper()
+	args = append([]string{"-c", "3", "-i", "0.05", "-w", "10"}, append(args, addr)...)
+	match(t, "ping "+strings.Join(args, " "), ns.Run(t, "ping", args...), ` ([3-9]|\d\d+) received`)
+}

@@ -80,8 +80,7 @@ func TestKernelReachesStack(t *testing.T) {
 			d := up(t, host, static(drv.spec)...)
 			for _, addr := range []string{stack4, stack6} {
 				for _, size := range []string{"56", "0", "1472", "4000", "60000"} {
-					out := host.Run(t, "ping", "-c", "3", "-i", "0.05", "-w", "10", "-s", size, addr)
-					match(t, "ping -s "+size+" "+addr, out, ` 3 received, 0% packet loss`)
+					kernelPing(t, host, addr, "-s", size)
 				}
 			}
 			out := host.Run(t, "arping", "-c", "3", "-w", "10", "-I", "tap0", stack4)

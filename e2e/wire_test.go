@@ -45,7 +45,7 @@ func TestTapOfOrdinaryUser(t *testing.T) {
 				t.Fatal(err)
 			}
 			match(t, "the daemon's credentials", string(status), `^Uid:\s+12345\s+12345.*^CapEff:\s+0+$`)
-			match(t, "ping", host.Run(t, "ping", "-c", "3", "-i", "0.05", "-w", "10", stack4), ` 3 received`)
+			kernelPing(t, host, stack4)
 			match(t, "our ping", d.ok(t, "ping", "-c", "3", "-i", "0.05", "-w", "10", host4), ` 3 received`)
 			d.terminate(t)
 			if !host.HasLink("tap0") {
@@ -77,7 +77,7 @@ func TestBridge(t *testing.T) {
 	if mac := host.MAC(t, "br0").String(); mac != "fc:ff:ff:ff:ff:01" {
 		t.Errorf("the tap changed the hardware address of the bridge, which others know the host by, to %s", mac)
 	}
-	match(t, "ping from outside", outside.Run(t, "ping", "-c", "3", "-i", "0.05", "-w", "10", "-s", "4000", "10.9.0.4"), ` 3 received`)
+	kernelPing(t, outside, "10.9.0.4", "-s", "4000")
 	match(t, "ping to outside", d.ok(t, "ping", "-c", "3", "-i", "0.05", "-s", "4000", "10.9.0.2"), ` 3 received`)
 	d.terminate(t)
 	if after := hostState(t, host); after != before {
@@ -174,7 +174,7 @@ func TestSLAAC(t *testing.T) {
 	})
 	// Resolved by the server of the advertisement; 2001:db8::80 is behind the router.
 	match(t, "ping through the router", d.ok(t, "ping", "-6", "-c", "2", "-i", "0.1", web), webIP6+`.* 2 received`)
-	match(t, "ping from the router", router.Run(t, "ping", "-c", "2", "-i", "0.1", "-w", "10", addr.Prefix.Addr().String()), ` 2 received`)
+	kernelPing(t, router, addr.Prefix.Addr().String())
 	d.terminate(t)
 }
 
