@@ -18,6 +18,10 @@ const (
 	maxOrphans  = 8192
 )
 
+// timeWait is how long a connection stays in TIME-WAIT where their number allows
+// it, as in Linux (TCP_TIMEWAIT_LEN).
+const timeWait = 60 * time.Second
+
 // orphanTimeout is how long a connection that its owner has closed may go on
 // without its peer acknowledging anything; Linux gives up after about as long
 // (tcp_orphan_retries).
@@ -32,6 +36,13 @@ type conns struct {
 	// next. It keeps none of them alive.
 	closed [maxOrphans]weak.Pointer[tcp.Endpoint]
 	next   int
+	// when holds the times at which the last maxTimeWait of closed were.
+	when [maxTimeWait]time.Time
+	// waits is what setTimeWait was told last; 0 stands for timeWait.
+	waits time.Duration
+	// setTimeWait sets how long connections stay in TIME-WAIT that come there from
+	// now on; nil does not.
+	setTimeWait func(time.Duration)
 }
 
 // opened enters a connection that has an owner now.
@@ -91,7 +102,37 @@ func (c *conns) forget(ep tcpip.Endpoint) (old, oldest *tcp.Endpoint) {
 	}
 	old = c.closed[(c.next+maxOrphans-maxTimeWait)%maxOrphans].Value()
 	oldest = c.closed[c.next].Value()
+	c.pace(time.Now())
 	c.closed[c.next] = weak.Make(e)
 	c.next = (c.next + 1) % maxOrphans
 	return old, oldest
+}
+
+// pace shortens TIME-WAIT while connections are closed so fast that more than
+// maxTimeWait would be in it. Those that their timer ends, end in silence; ending
+// one before its time costs a reset, which is a frame more for each connection. mu
+// is held.
+func (c *conns) pace(now time.Time) {
+	last := &c.when[c.next%maxTimeWait]
+	waits := timeWait
+	if since := now.Sub(*last); since < timeWait {
+		waits = since / 2 // the rate is not even
+	}
+	*last = now
+	if c.waits == 0 {
+		c.waits = timeWait
+	}
+	if d := (waits - c.waits).Abs(); d <= c.waits/8 && (waits < timeWait || d == 0) {
+		return
+	}
+	c.waits = waits
+	if c.setTimeWait != nil {
+		c.setTimeWait(waits)
+	}
+}
+
+// setTimeWait sets how long the connections of this stack stay in TIME-WAIT.
+func (s *Stack) setTimeWait(d time.Duration) {
+	opt := tcpip.TCPTimeWaitTimeoutOption(d)
+	s.ns.SetTransportProtocolOption(tcp.ProtocolNumber, &opt) // cannot fail
 }

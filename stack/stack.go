@@ -139,6 +139,7 @@ func New(cfg Config) (*Stack, error) {
 		RawFactory:  &raw.EndpointFactory{},
 	})
 	s.ns.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.icmp6.deliver)
+	s.conns.setTimeWait = s.setTimeWait
 	if err := s.setUp(cfg); err != nil {
 		// The caller still owns the Device, which has not been read yet.
 		s.ns.RemoveNIC(nicID)
@@ -163,7 +164,9 @@ func (s *Stack) setUp(cfg Config) error {
 		}
 	}
 	// Created disabled, so that it is configured before the first frame.
-	if err := s.ns.CreateNICWithOptions(nicID, s.ep, gstack.NICOptions{Name: s.name, Disabled: true}); err != nil {
+	out := newSynAcks(s.ep)
+	if err := s.ns.CreateNICWithOptions(nicID, s.ep, gstack.NICOptions{Name: s.name, Disabled: true, QDisc: out}); err != nil {
+		out.Close()
 		return fmt.Errorf("create interface %s: %w", s.name, errno(err))
 	}
 	if err := s.auto.configureNIC(); err != nil {
