@@ -20,11 +20,14 @@ type TCPConn struct {
 	conns         *conns
 	local, remote *net.TCPAddr
 
-	readMu sync.Mutex
-	reader tcpip.SliceWriter // where the current Read puts its bytes
+	readMu  sync.Mutex
+	reader  tcpip.SliceWriter // where the current Read puts its bytes
+	taken   int               // bytes read since the path was measured
+	longWay bool              // see moderate
 
 	writeMu sync.Mutex
 	writer  bytes.Reader // what the current Write has left
+	phase   int          // bytes written since the last whole super-frame, see cut
 }
 
 var (
@@ -97,7 +100,7 @@ func (c *TCPConn) read(b []byte) (int, error) {
 		c.reader = nil
 		switch terr.(type) {
 		case nil:
-			c.ep.ModerateRecvBuf(res.Count)
+			c.moderate(res.Count)
 			return res.Count, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.waitRead(); err != nil {
@@ -139,9 +142,10 @@ func (c *TCPConn) write(b []byte) (int, error) {
 	}
 	done := 0
 	for done < len(b) {
-		c.writer.Reset(b[done:])
+		c.writer.Reset(c.cut(b[done:]))
 		n, terr := c.ep.Write(&c.writer, tcpip.WriteOptions{})
 		done += int(n)
+		c.phase = (c.phase + int(n)) % superPayload
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:

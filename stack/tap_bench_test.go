@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"github.com/ustack/ustack/link/tap"
+	"github.com/ustack/ustack/stack"
 )
 
 // kernelConn returns a connection between the stack and a kernel socket over a tap.
-func kernelConn(b *testing.B, cfg tap.Config) (s, k net.Conn) {
+func kernelConn(b *testing.B, cfg tap.Config) (s, k net.Conn, st *stack.Stack) {
 	b.Helper()
 	cfg.Name = "tap0"
 	ns, st := tapStack(b, cfg)
@@ -34,7 +35,7 @@ func kernelConn(b *testing.B, cfg tap.Config) (s, k net.Conn) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { s.Close(); k.Close() })
-	return s, k
+	return s, k, st
 }
 
 func benchmarkStream(b *testing.B, from, to net.Conn, block int) {
@@ -63,19 +64,23 @@ func benchmarkStream(b *testing.B, from, to net.Conn, block int) {
 func BenchmarkTap(b *testing.B) {
 	for name, cfg := range map[string]tap.Config{"native": {}, "water": {Driver: tap.DriverWater}} {
 		b.Run(name+"/to", func(b *testing.B) {
-			s, k := kernelConn(b, cfg)
+			s, k, st := kernelConn(b, cfg)
 			benchmarkStream(b, k, s, 128<<10)
+			stats := st.Links()[0].Stats
+			b.ReportMetric(float64(stats.RxBytes)/float64(stats.RxFrames), "B/frame")
 		})
 		b.Run(name+"/from", func(b *testing.B) {
-			s, k := kernelConn(b, cfg)
+			s, k, st := kernelConn(b, cfg)
 			benchmarkStream(b, s, k, 128<<10)
+			stats := st.Links()[0].Stats
+			b.ReportMetric(float64(stats.TxBytes)/float64(stats.TxFrames), "B/frame")
 		})
 	}
 }
 
 // BenchmarkTapEcho is the round trip of one byte.
 func BenchmarkTapEcho(b *testing.B) {
-	s, k := kernelConn(b, tap.Config{})
+	s, k, _ := kernelConn(b, tap.Config{})
 	go io.CopyBuffer(struct{ io.Writer }{s}, struct{ io.Reader }{s}, make([]byte, 64))
 	one := make([]byte, 1)
 	b.ResetTimer()

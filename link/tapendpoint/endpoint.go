@@ -84,9 +84,9 @@ var (
 	_ gstack.GSOEndpoint  = (*Endpoint)(nil)
 )
 
-// gsoMaxSize bounds the payload of super-frames sent, in bytes: with all headers
+// GSOMaxSize bounds the payload of super-frames sent, in bytes: with all headers
 // they still fit the 16 bits of IPv4's total length.
-const gsoMaxSize = 65535
+const GSOMaxSize = 65535
 
 // New returns an endpoint that begins to read with Start.
 func New(cfg Config) (*Endpoint, error) {
@@ -252,7 +252,7 @@ func (e *Endpoint) Capabilities() gstack.LinkEndpointCapabilities {
 }
 
 // GSOMaxSize implements gstack.GSOEndpoint, in bytes.
-func (e *Endpoint) GSOMaxSize() uint32 { return gsoMaxSize }
+func (e *Endpoint) GSOMaxSize() uint32 { return GSOMaxSize }
 
 // SupportedGSO implements gstack.GSOEndpoint: the device's where it takes TCP
 // super-frames of both families, else netstack's own segmentation.
