@@ -23,7 +23,8 @@ type row struct {
 	// verify is done once by each subject, before the rounds; nil where run itself
 	// sees every byte.
 	verify *job
-	// run measures once. It returns one value for each of metrics, by its ID.
+	// run measures once. It returns one value for each of metrics, by its ID; with an
+	// error too where that only has to be told.
 	run     func(ctx context.Context, in *instance) (map[string]float64, error)
 	metrics []report.Metric // without Series
 }
@@ -204,16 +205,16 @@ func connectRow(s scale, subjects []string) row {
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {
 			res, stack, _, err := in.timed(ctx, job{Do: "connects", Time: s.time, Parallel: 16})
-			if err == nil && res.Errors > 0 {
-				err = fmt.Errorf("%d of %d connections: %s", res.Errors, res.Errors+res.Count, res.First)
-			}
 			if err != nil {
 				return nil, err
 			}
+			if res.Errors > 0 {
+				err = fmt.Errorf("%d of %d connections failed: %s", res.Errors, res.Errors+res.Count, res.First)
+			}
 			return map[string]float64{
 				"connects":     float64(res.Count) / res.Time.Seconds(),
-				"connects-cpu": micros(stack) / float64(res.Count),
-			}, nil
+				"connects-cpu": micros(stack) / float64(max(res.Count, 1)),
+			}, err
 		},
 	}
 }
