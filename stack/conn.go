@@ -27,7 +27,6 @@ type TCPConn struct {
 
 	writeMu sync.Mutex
 	writer  bytes.Reader // what the current Write has left
-	phase   int          // bytes written since the last whole super-frame, see cut
 }
 
 var (
@@ -142,10 +141,9 @@ func (c *TCPConn) write(b []byte) (int, error) {
 	}
 	done := 0
 	for done < len(b) {
-		c.writer.Reset(c.cut(b[done:]))
+		c.writer.Reset(b[done:])
 		n, terr := c.ep.Write(&c.writer, tcpip.WriteOptions{})
 		done += int(n)
-		c.phase = (c.phase + int(n)) % superPayload
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:

@@ -4,26 +4,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-
-	"github.com/ustack/ustack/link/tapendpoint"
 )
-
-// superPayload is the most payload that netstack puts into one super-frame, in
-// bytes: tapendpoint's GSO size less the room it keeps for all headers
-// (TCPTotalHeaderMaximumSize and one, in transport/tcp/snd.go).
-const superPayload = tapendpoint.GSOMaxSize - header.TCPTotalHeaderMaximumSize - 1
-
-// cut returns how much of b to hand to netstack at once. It makes a segment of
-// every write and merges only whole ones, so that a bulk transfer in blocks of any
-// other size leaves in super-frames that are not full. Blocks end where a full
-// one does; small writes stay whole.
-func (c *TCPConn) cut(b []byte) []byte {
-	if room := superPayload - c.phase; len(b) > room && len(b) >= superPayload/4 {
-		return b[:room]
-	}
-	return b
-}
 
 // The receive buffer of a bulk transfer. netstack tunes it to what arrives in one
 // round trip, which on a short path is what waits in the wire's queue, ahead of
