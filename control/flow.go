@@ -27,6 +27,7 @@ type flow struct {
 	pump     *pump
 	pkt      *packetPump
 	linger0  bool
+	starting bool // startStream is about to run, after the reply
 	graceful bool // the client closed it in good order
 	closed   bool
 	owner    *ownerKey
@@ -103,9 +104,14 @@ func (f *flow) becomeStream(conn Conn) error {
 }
 
 // startStream begins to move data through ep.
+//
+// A client may close the flow as soon as it has the reply, and so before this: what
+// it wrote has to go out all the same.
 func (f *flow) startStream(ep *endpoint) {
 	f.mu.Lock()
-	if f.closed || f.pump != nil {
+	starting, closed, linger0 := f.starting, f.closed, f.linger0
+	f.starting = false
+	if f.pump != nil || closed && !starting {
 		f.mu.Unlock()
 		ep.Close()
 		return
@@ -126,6 +132,13 @@ func (f *flow) startStream(ep *endpoint) {
 			f.s.send(Reply{Event: "ended", Flow: f.id, wireError: toWire(p.ending())})
 		}
 	})
+	switch {
+	case !closed:
+	case linger0:
+		p.kill(false)
+	default:
+		p.drain()
+	}
 }
 
 // close ends the flow in good order: what the program has written goes out.
@@ -141,12 +154,14 @@ func (f *flow) clientGone() {
 	f.mu.Lock()
 	f.closed = true
 	sock, acc, conn, pump, pkt, cancel := f.sock, f.acc, f.conn, f.pump, f.pkt, f.cancel
-	busy, linger0 := f.busy, f.linger0
+	busy, linger0, starting := f.busy, f.linger0, f.starting
 	f.mu.Unlock()
 	if cancel != nil {
 		cancel()
 	}
 	switch {
+	case starting:
+		return // startStream sees that it is closed
 	case pump != nil:
 		pump.drain()
 		return // it forgets the flow

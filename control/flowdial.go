@@ -49,6 +49,9 @@ func (s *session) ready(ctx context.Context, f *flow) error {
 func (f *flow) started(ep *endpoint) result {
 	res := result{reply: f.reply()}
 	if ep != nil {
+		f.mu.Lock()
+		f.starting = true
+		f.mu.Unlock()
 		res.then = func() { f.startStream(ep) }
 	}
 	return res

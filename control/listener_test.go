@@ -134,3 +134,36 @@ func TestSlowReader(t *testing.T) {
 	}
 	stuck.Close()
 }
+
+// TestWriteAndCloseAtOnce accepts, writes a byte and closes without waiting for
+// anything: the byte has to arrive, however early the close is seen.
+func TestWriteAndCloseAtOnce(t *testing.T) {
+	_, c := startServer(t, &controltest.Backend{})
+	l, err := c.Listen(testContext(t), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Write([]byte("x"))
+			conn.Close()
+		}
+	}()
+	for i := range 1000 {
+		k, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.SetDeadline(time.Now().Add(10 * time.Second))
+		got, err := io.ReadAll(k)
+		k.Close()
+		if string(got) != "x" || err != nil {
+			t.Fatalf("connection %d: %q, %v", i, got, err)
+		}
+	}
+}
