@@ -43,6 +43,9 @@ func (d *device) Close() error {
 				d.err = errors.Join(d.err, fmt.Errorf("tap %s: %w", d.info.Name, err))
 			}
 		}
+		for _, q := range d.queues {
+			q.(*queue).many.close()
+		}
 	})
 	return d.err
 }

@@ -33,6 +33,7 @@ type queue struct {
 	rxErrno unix.Errno
 
 	writers sync.Pool // of *writer
+	many    submitter // unused with virtio headers
 }
 
 func newQueue(d *device, f *os.File, h *handle) (*queue, error) {
@@ -47,6 +48,9 @@ func newQueue(d *device, f *os.File, h *handle) (*queue, error) {
 	q.rxVec[2].Base = &q.rxMore[0]
 	q.rxVec[2].SetLen(len(q.rxMore))
 	q.writers.New = func() any { return newWriter(q) }
+	if !q.vnet {
+		q.many.open()
+	}
 	return q, nil
 }
 
@@ -150,7 +154,7 @@ func (q *queue) Write(frames []link.OutFrame) (int, error) {
 		return 0, nil
 	}
 	w := q.writers.Get().(*writer)
-	w.frames, w.sent, w.gone = frames, 0, false
+	w.frames, w.sent, w.size, w.gone = frames, 0, 0, false
 	err := q.conn.Control(w.attempt)
 	sent, gone := w.sent, w.gone
 	w.frames = nil
@@ -170,7 +174,8 @@ type writer struct {
 	merged  []byte       // for frames of too many pieces
 
 	frames []link.OutFrame
-	sent   int
+	sent   int // frames that the kernel took …
+	size   int // … and their bytes
 	gone   bool
 }
 
@@ -188,32 +193,39 @@ func newWriter(q *queue) *writer {
 // writeAll writes w.frames. The descriptor is held open meanwhile.
 func (w *writer) writeAll(fd uintptr) {
 	d := w.q.dev
-	size := 0
-	for i := range w.frames {
-		f := &w.frames[i]
-		n, why, ok := d.info.CheckOut(f)
-		if !ok {
-			d.Drop(why)
-			continue
-		}
-		switch w.write(fd, f) {
-		case 0:
-			w.sent, size = w.sent+1, size+n
-		case unix.EIO:
-			d.Drop(link.DropTxDown)
-		case unix.EAGAIN, unix.ENOBUFS:
-			d.Drop(link.DropTxFull)
-		case unix.EBADFD:
-			w.gone = true
-		default:
-			d.Drop(link.DropTxError)
-		}
-		if w.gone {
-			break
+	if w.q.vnet || !w.q.many.writeBatches(w, fd) {
+		for i := range w.frames {
+			f := &w.frames[i]
+			n, why, ok := d.info.CheckOut(f)
+			if !ok {
+				d.Drop(why)
+				continue
+			}
+			w.account(w.write(fd, f), n)
+			if w.gone {
+				break
+			}
 		}
 	}
 	if w.sent > 0 {
-		d.Tx(w.sent, size)
+		d.Tx(w.sent, w.size)
+	}
+}
+
+// account counts what became of one frame of n bytes.
+func (w *writer) account(errno unix.Errno, n int) {
+	d := w.q.dev
+	switch errno {
+	case 0:
+		w.sent, w.size = w.sent+1, w.size+n
+	case unix.EIO:
+		d.Drop(link.DropTxDown)
+	case unix.EAGAIN, unix.ENOBUFS:
+		d.Drop(link.DropTxFull)
+	case unix.EBADFD:
+		w.gone = true
+	default:
+		d.Drop(link.DropTxError)
 	}
 }
 

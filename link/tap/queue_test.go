@@ -2,6 +2,7 @@ package tap
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -215,5 +216,35 @@ func benchmark(b *testing.B, f func(*testing.B, link.Queue, *packetWire)) {
 			dev := openIn(b, ns, Config{Name: "tap0", Driver: driver})
 			f(b, dev.Queues()[0], newWire(b, ns, "tap0"))
 		})
+	}
+}
+
+// BenchmarkWriteMany writes frames as the segments of a super-frame come.
+func BenchmarkWriteMany(b *testing.B) {
+	netlab.Require(b)
+	for _, count := range []int{2, 4, 8, 45} {
+		for _, at := range []string{"submitted", "one by one"} {
+			b.Run(fmt.Sprintf("%d/%s", count, at), func(b *testing.B) {
+				ns := quietNS(b)
+				dev := openIn(b, ns, Config{Name: "tap0", Offload: OffloadOff})
+				q := dev.Queues()[0].(*queue)
+				if at == "one by one" {
+					q.many.close()
+				}
+				newWire(b, ns, "tap0").Close() // nobody listens
+				whole := broadcast(1514)
+				out := make([]link.OutFrame, count)
+				for i := range out {
+					out[i].Pieces = [][]byte{whole[:54], whole[54:]}
+				}
+				b.SetBytes(int64(count * len(whole)))
+				b.ReportAllocs()
+				for b.Loop() {
+					if n, err := q.Write(out); n != count || err != nil {
+						b.Fatalf("Write = %d, %v", n, err)
+					}
+				}
+			})
+		}
 	}
 }
