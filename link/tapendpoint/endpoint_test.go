@@ -338,7 +338,7 @@ func FuzzReceive(f *testing.F) {
 			t.Fatal(terr)
 		}
 		defer func() { s.Close(); ep.Stop(); s.Wait() }()
-		ep.receive(&link.Frame{Buf: b, N: len(b), Offload: link.Offload{DataValid: vouched}})
+		ep.receive([]link.Frame{{Buf: b, N: len(b), Offload: link.Offload{DataValid: vouched}}})
 	})
 }
 
@@ -353,10 +353,11 @@ func BenchmarkReceive(b *testing.B) {
 	ep.dispatcher = discard{}
 	f := link.Frame{Buf: frame(ownMAC, binary.BigEndian.Uint16([]byte{8, 0}), make([]byte, 1500))}
 	f.N = len(f.Buf)
+	in := []link.Frame{f}
 	b.ReportAllocs()
 	b.SetBytes(int64(f.N))
 	for b.Loop() {
-		ep.receive(&f)
+		ep.receive(in)
 	}
 }
 

@@ -150,7 +150,7 @@ func (v *victim) connect(t testing.TB) {
 
 // deliver is what a Read of the device would do, without its checks.
 func (v *victim) deliver(f []byte, o link.Offload) {
-	v.ep.receive(&link.Frame{Buf: f, N: len(f), Offload: o})
+	v.ep.receive([]link.Frame{{Buf: f, N: len(f), Offload: o}})
 }
 
 // ipv4Frame and ipv6Frame return a frame from the peer; no transport checksum is

@@ -12,13 +12,18 @@ import (
 	"github.com/ustack/ustack/link"
 )
 
-// readBatch is how many frames one Read may return. Only buffers that a driver
-// fills are ever touched, so the others cost no memory.
+// readBatch is how many frames one Read may return of a wire that merges segments
+// itself, see groBatch for others. Only buffers that a driver fills are ever touched,
+// so the others cost no memory.
 const readBatch = 16
 
 // read delivers one queue's frames until the device ends.
 func (e *Endpoint) read(q link.Queue) {
-	frames := make([]link.Frame, readBatch)
+	receive, batch := e.receive, readBatch
+	if e.merge {
+		receive, batch = (&merger{e: e}).receive, groBatch
+	}
+	frames := make([]link.Frame, batch)
 	for i := range frames {
 		frames[i].Buf = make([]byte, link.MaxFrame)
 	}
@@ -31,30 +36,44 @@ func (e *Endpoint) read(q link.Queue) {
 			e.end(err)
 			return
 		}
-		for i := range frames[:n] {
-			e.receive(&frames[i])
+		receive(frames[:n])
+	}
+}
+
+// receive delivers frames one by one.
+func (e *Endpoint) receive(frames []link.Frame) {
+	for i := range frames {
+		if in, ok := e.accept(&frames[i]); ok {
+			e.deliver(in, frames[i].Offload.Vouched())
 		}
 	}
 }
 
-// receive hands one frame to the stack, or counts why it does not.
-func (e *Endpoint) receive(f *link.Frame) {
+// An incoming is a frame for this station.
+type incoming struct {
+	frame      []byte // an Ethernet header at least
+	pktType    tcpip.PacketType
+	dispatcher gstack.NetworkDispatcher
+}
+
+// accept returns what to hand to the stack, or counts why it is not.
+func (e *Endpoint) accept(f *link.Frame) (in incoming, ok bool) {
 	frame := f.Buf[:f.N]
 	if len(frame) < header.EthernetMinimumSize {
 		e.stats.rxShort.Add(1)
-		return
+		return in, false
 	}
 	e.mu.RLock()
 	mac, dispatcher := e.mac, e.dispatcher
 	e.mu.RUnlock()
 	if dispatcher == nil {
 		e.stats.rxDetached.Add(1)
-		return
+		return in, false
 	}
 	pktType, ours := classify(frame[:header.EthernetAddressSize], mac)
 	if !ours {
 		e.stats.rxOtherHost.Add(1)
-		return
+		return in, false
 	}
 	proto := header.Ethernet(frame).Type()
 	if e.onARP != nil && proto == header.ARPProtocolNumber {
@@ -63,32 +82,40 @@ func (e *Endpoint) receive(f *link.Frame) {
 	if e.onNA != nil && proto == header.IPv6ProtocolNumber {
 		e.seeNeighbourAdvert(frame, mac)
 	}
+	return incoming{frame, pktType, dispatcher}, true
+}
 
-	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: copyFrame(frame)})
+// deliver hands a copy of a frame to the stack. Unless its checksums are vouched for,
+// netstack verifies them.
+func (e *Endpoint) deliver(in incoming, vouched bool) {
+	e.deliverCopy(in, copyFrame(in.frame), vouched)
+}
+
+// deliverCopy is deliver with the copy made, which it takes over. It may be of other
+// content than in.frame, with the same Ethernet header.
+func (e *Endpoint) deliverCopy(in incoming, data buffer.Buffer, vouched bool) {
+	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: data})
 	defer pkt.DecRef()
 	if _, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize); !ok {
 		e.stats.rxShort.Add(1)
 		return
 	}
-	pkt.PktType = pktType
+	proto := header.Ethernet(in.frame).Type()
+	pkt.PktType = in.pktType
 	pkt.NetworkProtocolNumber = proto
-
-	switch {
-	case !e.csum: // netstack verifies every packet
-		dispatcher.DeliverNetworkPacket(proto, pkt)
-	case f.Offload.Vouched():
-		e.deliver.RLock()
-		dispatcher.DeliverNetworkPacket(proto, pkt)
-		e.deliver.RUnlock()
-	default:
-		// Nobody vouched for this one, and a fragment can only be verified when it
-		// has been put together: leave it all to netstack.
-		e.deliver.Lock()
-		e.verify.Store(true)
-		dispatcher.DeliverNetworkPacket(proto, pkt)
-		e.verify.Store(false)
-		e.deliver.Unlock()
+	if vouched {
+		e.vouched.RLock()
+		in.dispatcher.DeliverNetworkPacket(proto, pkt)
+		e.vouched.RUnlock()
+		return
 	}
+	// Nobody vouched for this one, and a fragment can only be verified when it has
+	// been put together: leave it all to netstack.
+	e.vouched.Lock()
+	e.verify.Store(true)
+	in.dispatcher.DeliverNetworkPacket(proto, pkt)
+	e.verify.Store(false)
+	e.vouched.Unlock()
 }
 
 // classify returns what a frame's destination means to the station mac.
@@ -104,28 +131,56 @@ func classify(dst []byte, mac tcpip.LinkAddress) (t tcpip.PacketType, ours bool)
 	return tcpip.PacketOtherHost, false
 }
 
-// copyFrame copies a frame into pooled memory. Chunks come in powers of two, so
-// a long frame is cut where one chunk would waste much; all headers are in the
-// first piece.
-func copyFrame(frame []byte) buffer.Buffer {
+// chunkFor returns how many of the n bytes of a frame that are left go into the next
+// piece of pooled memory. Chunks come in powers of two, so a long frame is cut where
+// one chunk would waste much; all headers are in the first piece.
+func chunkFor(n int) int {
 	const whole = 4096 // no cut below this many bytes
+	if n <= whole {
+		return n
+	}
+	c := 1 << (bits.Len(uint(n)) - 1) // the largest power of two within
+	if n > c*7/4 {
+		c = min(n, buffer.MaxChunkSize)
+	}
+	return c
+}
+
+// copyFrame copies a frame into pooled memory.
+func copyFrame(frame []byte) buffer.Buffer {
 	var b buffer.Buffer
-	for len(frame) > whole {
-		n := 1 << (bits.Len(uint(len(frame))) - 1) // the largest power of two within
-		if len(frame) > n*7/4 {
-			n = min(len(frame), buffer.MaxChunkSize)
-		}
-		if err := b.Append(buffer.NewViewWithData(frame[:n])); err != nil {
-			panic("tapendpoint: " + err.Error()) // a Buffer cannot be full here
-		}
+	for len(frame) > 0 {
+		n := chunkFor(len(frame))
+		appendView(&b, buffer.NewViewWithData(frame[:n]))
 		frame = frame[n:]
 	}
-	if len(frame) > 0 {
-		if err := b.Append(buffer.NewViewWithData(frame)); err != nil {
-			panic("tapendpoint: " + err.Error())
+	return b
+}
+
+// copyPieces copies a frame in pieces, which have total bytes, in the same way. It
+// uses pieces up.
+func copyPieces(pieces [][]byte, total int) buffer.Buffer {
+	var b buffer.Buffer
+	for total > 0 {
+		room := chunkFor(total)
+		total -= room
+		v := buffer.NewView(room)
+		for room > 0 {
+			n := min(room, len(pieces[0]))
+			v.Write(pieces[0][:n])
+			if pieces[0], room = pieces[0][n:], room-n; len(pieces[0]) == 0 {
+				pieces = pieces[1:]
+			}
 		}
+		appendView(&b, v)
 	}
 	return b
+}
+
+func appendView(b *buffer.Buffer, v *buffer.View) {
+	if err := b.Append(v); err != nil {
+		panic("tapendpoint: " + err.Error()) // a Buffer cannot be full here
+	}
 }
 
 // seeARP reports the sender of an ARP packet (RFC 826) that is not from us.
