@@ -58,6 +58,12 @@ type Config struct {
 	// SLAAC takes IPv6 addresses, routes and name servers from router
 	// advertisements (RFC 4862, RFC 8106).
 	SLAAC bool
+	// CongestionControl of TCP: "reno" (RFC 5681) or "cubic" (RFC 9438); "" is
+	// DefaultCongestionControl.
+	CongestionControl string
+	// LossDetection of TCP: "rack" (RFC 8985), or "sack" for duplicate
+	// acknowledgements alone (RFC 6675); "" is DefaultLossDetection.
+	LossDetection string
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -152,7 +158,7 @@ func New(cfg Config) (*Stack, error) {
 // setUp makes the interfaces last, so that nothing is read from the Device unless
 // New succeeds.
 func (s *Stack) setUp(cfg Config) error {
-	if err := s.tune(); err != nil {
+	if err := s.tune(cfg); err != nil {
 		return err
 	}
 	if err := s.ns.CreateNICWithOptions(loID, loopback.New(), gstack.NICOptions{Name: loName}); err != nil {
@@ -200,25 +206,6 @@ func (s *Stack) setUp(cfg Config) error {
 	}
 	s.ep.Start()
 	s.auto.start(cfg.Addrs)
-	return nil
-}
-
-// Buffer sizes in bytes: least, default and most. The most is what a path of
-// 1 Gbit/s × 60 ms fills; netstack advertises half of the receive buffer.
-var (
-	sendBuffers    = tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 8 << 20}
-	receiveBuffers = tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 8 << 20}
-)
-
-// tune sets the options of the transport protocols.
-func (s *Stack) tune() error {
-	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	sack := tcpip.TCPSACKEnabled(true)
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sendBuffers, &receiveBuffers, &moderate, &sack} {
-		if err := s.ns.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
-			return fmt.Errorf("set TCP option %T: %w", opt, errno(err))
-		}
-	}
 	return nil
 }
 

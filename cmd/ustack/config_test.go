@@ -40,6 +40,8 @@ host-addr = ["10.1.0.5/24"]
 uplink = "eth0"
 bridge = "br0"
 state-dir = "/run/u"
+congestion-control = "cubic"
+loss-detection = "sack"
 socket = "/run/u.sock"
 socket-group = "staff"
 socket-mode = 0o660
@@ -51,7 +53,7 @@ log-level = "warn"
 	want := upFlags{
 		link: "tap:tap9", addr: []string{"10.1.0.4/24", "2001:db8::4/64"}, gateway: []string{"10.1.0.1"},
 		dns: []string{"10.1.0.53:5353"}, search: []string{"lab.example"}, mac: "02:00:00:00:00:09", mtu: 1400,
-		dhcp: true, slaac: true, hostAddr: []string{"10.1.0.5/24"}, uplink: "eth0", bridge: "br0", stateDir: "/run/u",
+		dhcp: true, slaac: true, hostAddr: []string{"10.1.0.5/24"}, uplink: "eth0", bridge: "br0", stateDir: "/run/u", congestion: "cubic", lossDetection: "sack",
 		socket: "/run/u.sock", socketGroup: "staff", socketMode: "0660", logLevel: "warn",
 	}
 	for name, pair := range map[string][2]any{
@@ -65,6 +67,7 @@ log-level = "warn"
 	for name, pair := range map[string][2]any{
 		"link": {f.link, want.link}, "mac": {f.mac, want.mac}, "mtu": {f.mtu, want.mtu}, "dhcp": {f.dhcp, want.dhcp},
 		"slaac": {f.slaac, want.slaac}, "uplink": {f.uplink, want.uplink}, "bridge": {f.bridge, want.bridge}, "state-dir": {f.stateDir, want.stateDir},
+		"congestion-control": {f.congestion, want.congestion}, "loss-detection": {f.lossDetection, want.lossDetection},
 		"socket": {f.socket, want.socket}, "socket-group": {f.socketGroup, want.socketGroup},
 		"socket-mode": {f.socketMode, want.socketMode}, "log-level": {f.logLevel, want.logLevel},
 	} {

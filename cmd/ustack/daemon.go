@@ -178,15 +178,17 @@ func (d *daemon) startStack(context.Context) error {
 		mac = stableMAC(d.device.Info().Name)
 	}
 	s, err := stack.New(stack.Config{
-		Device:       d.device,
-		HardwareAddr: mac,
-		MTU:          d.set.mtu,
-		Addrs:        d.set.addrs,
-		Gateways:     d.set.gateways,
-		DNS:          servers,
-		Search:       search,
-		SLAAC:        d.set.slaac,
-		Logger:       d.log,
+		Device:            d.device,
+		HardwareAddr:      mac,
+		MTU:               d.set.mtu,
+		Addrs:             d.set.addrs,
+		Gateways:          d.set.gateways,
+		DNS:               servers,
+		Search:            search,
+		SLAAC:             d.set.slaac,
+		Logger:            d.log,
+		CongestionControl: d.set.congestion,
+		LossDetection:     d.set.lossDetection,
 	})
 	if err != nil {
 		return err

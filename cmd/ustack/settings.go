@@ -12,6 +12,7 @@ import (
 
 	"github.com/ustack/ustack/link"
 	"github.com/ustack/ustack/link/spec"
+	"github.com/ustack/ustack/stack"
 )
 
 // settings are what up does, checked as far as that is possible without
@@ -29,14 +30,16 @@ type settings struct {
 	dhcp, slaac bool
 	hostAddrs   []netip.Prefix
 	// hostExplicit says that the user asked for hostAddrs, not the defaults.
-	hostExplicit bool
-	uplink       string
-	bridge       string
-	stateDir     string // "": the default
-	socket       string
-	socketMode   fs.FileMode
-	socketGroup  string
-	logLevel     slog.Level
+	hostExplicit  bool
+	uplink        string
+	bridge        string
+	stateDir      string // "": the default
+	congestion    string
+	lossDetection string
+	socket        string
+	socketMode    fs.FileMode
+	socketGroup   string
+	logLevel      slog.Level
 }
 
 // hasIPv6 reports whether the stack is to speak IPv6 with more than itself.
@@ -50,13 +53,24 @@ func (s *settings) hasIPv6() bool {
 func (f *upFlags) resolve(from origins) (*settings, error) {
 	s := &settings{
 		link: f.link, mtu: f.mtu, dhcp: f.dhcp, slaac: f.slaac,
-		uplink: f.uplink, bridge: f.bridge, stateDir: f.stateDir, socket: f.socket,
+		uplink: f.uplink, bridge: f.bridge, stateDir: f.stateDir, congestion: f.congestion, lossDetection: f.lossDetection, socket: f.socket,
 	}
 	for _, step := range []func(*settings, origins) error{
 		f.resolveLink, f.resolveAddrs, f.resolveHost, f.resolveGateways, f.resolveDNS, f.resolveSocket,
 	} {
 		if err := step(s, from); err != nil {
 			return nil, err
+		}
+	}
+	for _, c := range []struct {
+		flag, value string
+		of          []string
+	}{
+		{"congestion-control", f.congestion, stack.CongestionControls},
+		{"loss-detection", f.lossDetection, stack.LossDetections},
+	} {
+		if !slices.Contains(c.of, c.value) {
+			return nil, usagef("%s %q: use %s", from.of(c.flag), c.value, strings.Join(c.of, " or "))
 		}
 	}
 	level := f.logLevel

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/pflag"
+
+	"github.com/ustack/ustack/stack"
 )
 
 // upFlags are the settings of up as they were written, on the command line or in
@@ -17,6 +21,7 @@ type upFlags struct {
 	uplink, bridge                  string
 	socket, socketGroup, socketMode string
 	stateDir                        string
+	congestion, lossDetection       string
 	logLevel                        string
 	verbose                         bool
 }
@@ -46,6 +51,8 @@ func (f *upFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.hostAddr, "host-addr", nil, "address of the host's side of a tap, as `CIDR`; repeatable (default "+defaultHostAddr+" with the default --addr)")
 	fs.StringVar(&f.uplink, "uplink", "", "forward and masquerade what the stack sends through the host's interface `IF`; auto is that of its default route")
 	fs.StringVar(&f.bridge, "bridge", "", "put the tap into the host's bridge `BR` instead of giving it an address")
+	fs.StringVar(&f.congestion, "congestion-control", stack.DefaultCongestionControl, "TCP congestion control `NAME`: "+strings.Join(stack.CongestionControls, ", "))
+	fs.StringVar(&f.lossDetection, "loss-detection", stack.DefaultLossDetection, "TCP loss detection `NAME`: "+strings.Join(stack.LossDetections, ", "))
 	fs.StringVar(&f.socketGroup, "socket-group", "", "`GROUP` that may use the control socket")
 	fs.StringVar(&f.socketMode, "socket-mode", "", "permissions `MODE` of the control socket, in octal (default "+defaultSocketMode+", 0660 with --socket-group)")
 	fs.StringVar(&f.stateDir, "state-dir", "", "`DIR` for the record of what was changed on the host (default /run/ustack as root, else $XDG_RUNTIME_DIR/ustack)")
