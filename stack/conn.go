@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -18,7 +19,7 @@ import (
 type TCPConn struct {
 	pollable
 	conns         *conns
-	local, remote *net.TCPAddr
+	local, remote netip.AddrPort
 
 	readMu  sync.Mutex
 	reader  tcpip.SliceWriter // where the current Read puts its bytes
@@ -46,8 +47,8 @@ func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error)
 	}
 	c := &TCPConn{
 		conns:  &s.conns,
-		local:  net.TCPAddrFromAddrPort(fromFull(local, 0)),
-		remote: net.TCPAddrFromAddrPort(fromFull(info, 0)),
+		local:  fromFull(local, 0),
+		remote: fromFull(info, 0),
 	}
 	c.pollable.init(ep, wq, s.closed)
 	s.conns.opened(ep)
@@ -68,13 +69,13 @@ func (c *TCPConn) setDefaults() {
 }
 
 // LocalAddr returns a *net.TCPAddr.
-func (c *TCPConn) LocalAddr() net.Addr { return c.local }
+func (c *TCPConn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.local) }
 
 // RemoteAddr returns a *net.TCPAddr.
-func (c *TCPConn) RemoteAddr() net.Addr { return c.remote }
+func (c *TCPConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
 func (c *TCPConn) opErr(op string, err error) error {
-	return opErr(op, "tcp", c.local, c.remote, err)
+	return opErr(op, "tcp", c.LocalAddr(), c.RemoteAddr(), err)
 }
 
 // Read implements net.Conn. The error is io.EOF once the peer has closed its side.
@@ -90,17 +91,24 @@ func (c *TCPConn) Read(b []byte) (int, error) {
 
 // read is Read with plain errors. readMu is held.
 func (c *TCPConn) read(b []byte) (int, error) {
-	if err := c.check(c.readDeadline); err != nil || len(b) == 0 {
+	if err := c.checkRead(); err != nil || len(b) == 0 {
 		return 0, err
 	}
+	c.reader = b
+	n, err := c.receive(&c.reader)
+	c.reader = nil
+	return n, err
+}
+
+// receive waits for data and passes it to dst, which ends it by io.ErrShortWrite
+// when it has no more room. readMu is held.
+func (c *TCPConn) receive(dst io.Writer) (int, error) {
 	for {
-		c.reader = b
-		res, terr := c.ep.Read(&c.reader, tcpip.ReadOptions{})
-		c.reader = nil
+		n, terr := c.take(dst)
 		switch terr.(type) {
 		case nil:
-			c.moderate(res.Count)
-			return res.Count, nil
+			c.moderate(n)
+			return n, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.waitRead(); err != nil {
 				return 0, err
@@ -109,6 +117,15 @@ func (c *TCPConn) read(b []byte) (int, error) {
 			return 0, c.ended(terr)
 		}
 	}
+}
+
+// take passes what is there to dst. It is no part of receive because its frame is
+// large, and receive's is on the stack of every goroutine that waits.
+//
+//go:noinline
+func (c *TCPConn) take(dst io.Writer) (int, tcpip.Error) {
+	res, terr := c.ep.Read(dst, tcpip.ReadOptions{})
+	return res.Count, terr
 }
 
 // ended translates the error of a read or write that will not work any more.
@@ -136,13 +153,13 @@ func (c *TCPConn) Write(b []byte) (int, error) {
 
 // write is Write with plain errors. writeMu is held.
 func (c *TCPConn) write(b []byte) (int, error) {
-	if err := c.check(c.writeDeadline); err != nil {
+	if err := c.checkWrite(); err != nil {
 		return 0, err
 	}
 	done := 0
 	for done < len(b) {
 		c.writer.Reset(b[done:])
-		n, terr := c.ep.Write(&c.writer, tcpip.WriteOptions{})
+		n, terr := c.conns.deep.Load().write(c.ep, &c.writer)
 		done += int(n)
 		switch terr.(type) {
 		case nil:
@@ -191,32 +208,68 @@ func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
+// A blockWriter keeps what is written to it in a block that it takes when there is
+// something to keep.
+type blockWriter struct {
+	block *[copyBlock]byte
+	n     int
+}
+
+func (w *blockWriter) Write(b []byte) (int, error) {
+	if w.block == nil {
+		w.block = copyBlocks.Get().(*[copyBlock]byte)
+	}
+	n := copy(w.block[w.n:], b)
+	w.n += n
+	if n < len(b) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
+func (w *blockWriter) release() {
+	if w.block != nil {
+		copyBlocks.Put(w.block)
+	}
+	*w = blockWriter{}
+}
+
 // WriteTo implements io.WriterTo: it passes all that the peer sends to w, until
-// the peer closes its side.
+// the peer closes its side. It holds no memory while nothing arrives.
 func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
-	block := copyBlocks.Get().(*[copyBlock]byte)
-	defer copyBlocks.Put(block)
+	var in blockWriter
+	defer in.release()
 	var total int64
 	for {
-		n, rerr := c.Read(block[:])
-		if n > 0 {
-			m, err := w.Write(block[:n])
-			total += int64(m)
-			if err != nil {
-				return total, err
-			}
-			if m < n {
-				return total, io.ErrShortWrite
-			}
-		}
-		switch rerr {
-		case nil:
-		case io.EOF:
+		in.release()
+		if err := c.readBlock(&in); err == io.EOF {
 			return total, nil
-		default:
-			return total, rerr
+		} else if err != nil {
+			return total, err
+		}
+		m, err := w.Write(in.block[:in.n])
+		total += int64(m)
+		if err != nil {
+			return total, err
+		}
+		if m < in.n {
+			return total, io.ErrShortWrite
 		}
 	}
+}
+
+// readBlock is Read into a block.
+func (c *TCPConn) readBlock(in *blockWriter) error {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	err := c.checkRead()
+	if err == nil {
+		_, err = c.receive(in)
+	}
+	if err != nil && err != io.EOF {
+		err = c.opErr("read", err)
+	}
+	return err
 }
 
 // CloseRead refuses what the peer still sends. See (*net.TCPConn).CloseRead.

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 	"weak"
 
@@ -32,6 +33,9 @@ const orphanTimeout = 100 * time.Second
 type conns struct {
 	mu   sync.Mutex
 	open map[tcpip.Endpoint]struct{}
+	// deep writes for the connections once there are manyConns, unless ended.
+	deep  atomic.Pointer[deepWriter]
+	ended bool
 	// closed holds the last maxOrphans connections that were closed, oldest at
 	// next. It keeps none of them alive.
 	closed [maxOrphans]weak.Pointer[tcp.Endpoint]
@@ -53,6 +57,20 @@ func (c *conns) opened(ep tcpip.Endpoint) {
 		c.open = make(map[tcpip.Endpoint]struct{})
 	}
 	c.open[ep] = struct{}{}
+	if len(c.open) == manyConns && c.deep.Load() == nil && !c.ended {
+		c.deep.Store(newDeepWriter())
+	}
+}
+
+// end waits for the goroutines that write for connections.
+func (c *conns) end() {
+	c.mu.Lock()
+	c.ended = true
+	deep := c.deep.Swap(nil)
+	c.mu.Unlock()
+	if deep != nil {
+		deep.close()
+	}
 }
 
 // isOpen reports whether the connection's owner has not closed it.

@@ -5,18 +5,15 @@ import (
 	"time"
 )
 
-// A deadline is a point in time after which waiting ends. The zero value is not
-// ready: use newDeadline.
+// A deadline is a point in time after which waiting ends. The zero value is none.
 type deadline struct {
 	mu      sync.Mutex
 	timer   *time.Timer
-	expired chan struct{} // closed once the deadline has passed
+	expired chan struct{} // closed once the deadline has passed; nil before the first
 }
 
-func newDeadline() *deadline { return &deadline{expired: make(chan struct{})} }
-
-// set moves the deadline; the zero Time removes it. Those who wait already see
-// the new one.
+// set moves the deadline; the zero Time removes it. Those who wait already have to
+// be told, see side.
 func (d *deadline) set(t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -24,27 +21,22 @@ func (d *deadline) set(t time.Time) {
 		<-d.expired // the timer's function runs: let it finish
 	}
 	d.timer = nil
-	passed := isClosed(d.expired)
 	if t.IsZero() {
-		if passed {
-			d.expired = make(chan struct{})
-		}
+		d.expired = nil
 		return
 	}
+	if d.expired == nil || isClosed(d.expired) {
+		d.expired = make(chan struct{})
+	}
+	expired := d.expired
 	if left := time.Until(t); left > 0 {
-		if passed {
-			d.expired = make(chan struct{})
-		}
-		expired := d.expired
 		d.timer = time.AfterFunc(left, func() { close(expired) })
-		return
-	}
-	if !passed {
-		close(d.expired)
+	} else {
+		close(expired)
 	}
 }
 
-// wait returns a channel that is closed when the deadline passes.
+// wait returns a channel that is closed when the deadline passes; nil without one.
 func (d *deadline) wait() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()

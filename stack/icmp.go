@@ -96,7 +96,7 @@ func (c *ICMPConn) ReadICMP() (ICMPMessage, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
 	for {
-		if err := c.check(c.readDeadline); err != nil {
+		if err := c.checkRead(); err != nil {
 			return ICMPMessage{}, c.opErr("read", err)
 		}
 		if m, ok := c.takeLocal(); ok {
@@ -158,7 +158,7 @@ func (c *ICMPConn) WriteICMP(data []byte, to netip.Addr) error {
 	fail := func(err error) error {
 		return opErr("write", c.network+":icmp", nil, &net.IPAddr{IP: to.AsSlice(), Zone: to.Zone()}, err)
 	}
-	if err := c.check(c.writeDeadline); err != nil {
+	if err := c.checkWrite(); err != nil {
 		return fail(err)
 	}
 	if len(data) < header.ICMPv4MinimumSize || to.Is4() != (c.proto == ipv4.ProtocolNumber) {
@@ -273,7 +273,7 @@ func (c *ICMPConn) putLocal(m ICMPMessage) {
 		c.local = append(c.local, m)
 	}
 	c.localMu.Unlock()
-	wake(c.readable)(0)
+	c.reading.kick()
 }
 
 func (c *ICMPConn) takeLocal() (ICMPMessage, bool) {

@@ -44,7 +44,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 	l.acceptMu.Lock()
 	defer l.acceptMu.Unlock()
 	for {
-		if err := l.check(l.readDeadline); err != nil {
+		if err := l.checkRead(); err != nil {
 			return nil, opErr("accept", "tcp", nil, l.addr, err)
 		}
 		ep, wq, terr := l.ep.Accept(nil)

@@ -269,6 +269,7 @@ func (s *Stack) Close() error {
 		s.abort()
 		// … then the wire: netstack must not be left with a reader, see tapendpoint.
 		s.closeErr = s.ep.Stop()
+		s.conns.end()
 		s.ns.Close()
 		s.ns.Wait()
 	})

@@ -144,7 +144,7 @@ func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	fail := func(err error) (int, netip.AddrPort, error) {
 		return 0, netip.AddrPort{}, c.opErr("read", c.RemoteAddr(), err)
 	}
-	if err := c.check(c.readDeadline); err != nil {
+	if err := c.checkRead(); err != nil {
 		return fail(err)
 	}
 	for {
@@ -204,7 +204,7 @@ func (c *UDPConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 func (c *UDPConn) send(b []byte, to *tcpip.FullAddress, addr net.Addr) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
-	if err := c.check(c.writeDeadline); err != nil {
+	if err := c.checkWrite(); err != nil {
 		return 0, c.opErr("write", addr, err)
 	}
 	for {
