@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -74,6 +75,9 @@ type Socket interface {
 type Conn interface {
 	net.Conn
 	Options
+	// WriteTo passes all that arrives to w, in large steps where much arrives, until
+	// the peer closes its side. It should hold no memory while nothing does.
+	io.WriterTo
 	CloseRead() error
 	CloseWrite() error
 	// Abort resets the connection (RFC 9293 section 3.10.5).

@@ -17,16 +17,11 @@ const (
 	// bufferLen is the size of one step of a copy, in bytes. netstack joins only
 	// what one write hands over, so small steps make small frames.
 	bufferLen = 256 << 10
-	// smallBufferLen is what an idle connection waits with.
-	smallBufferLen = 16 << 10
 	// socketBuffer is what is asked for as the send buffer of a data socket, in bytes.
 	socketBuffer = 2 << 20
 )
 
-var (
-	buffers      = sync.Pool{New: func() any { b := make([]byte, bufferLen); return &b }}
-	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallBufferLen); return &b }}
-)
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferLen); return &b }}
 
 // pollable is what an *os.File and a *net.UnixConn share.
 type pollable interface {

@@ -211,40 +211,14 @@ func (p *pump) writeFailed(err error) {
 }
 
 // downstream copies from the stack to the program. Its error is what ended the
-// connection; nil when the peer half-closed or this side has closed. A WriteTo of the
-// connection is not used: it would keep a large buffer while nothing arrives.
+// connection; nil when the peer half-closed or this side has closed.
 func (p *pump) downstream() error {
-	buf := smallBuffers.Get().(*[]byte)
-	large := false
-	put := func() {
-		if large {
-			buffers.Put(buf)
-		} else {
-			smallBuffers.Put(buf)
-		}
-	}
-	defer func() { put() }()
 	d := &downWriter{p: p}
-	for {
-		n, err := p.conn.Read(*buf)
-		if n > 0 {
-			if _, werr := d.Write((*buf)[:n]); werr != nil {
-				return nil
-			}
-		}
-		if err != nil {
-			return p.downEnded(err)
-		}
-		// A full read means a bulk transfer, a short one an idle connection soon.
-		if want := n >= smallBufferLen; want != large {
-			put()
-			if large = want; large {
-				buf = buffers.Get().(*[]byte)
-			} else {
-				buf = smallBuffers.Get().(*[]byte)
-			}
-		}
+	_, err := p.conn.WriteTo(d)
+	if d.gone {
+		return nil
 	}
+	return p.downEnded(err)
 }
 
 func (p *pump) downEnded(err error) error {

@@ -74,8 +74,8 @@ func btoi(b bool) int32 {
 	return 0
 }
 
-// A conn is a *net.TCPConn as control.Conn. It hides ReadFrom and WriteTo, so that
-// data takes the way it takes with a stack.
+// A conn is a *net.TCPConn as control.Conn. It hides ReadFrom and what package net
+// makes of WriteTo, so that data takes the way it takes with a stack.
 type conn struct {
 	options
 	tcp *net.TCPConn
@@ -99,6 +99,10 @@ func (c *conn) RemoteAddr() net.Addr               { return c.tcp.RemoteAddr() }
 func (c *conn) SetDeadline(t time.Time) error      { return c.tcp.SetDeadline(t) }
 func (c *conn) SetReadDeadline(t time.Time) error  { return c.tcp.SetReadDeadline(t) }
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.tcp.SetWriteDeadline(t) }
+
+func (c *conn) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{c.tcp})
+}
 
 func (c *conn) Abort() {
 	_ = c.tcp.SetLinger(0)
