@@ -11,8 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxAccepts is how many accept requests a listener has under way.
-const maxAccepts = 64
+const (
+	// maxAccepts is how many accept requests a listener has under way.
+	maxAccepts = 64
+	// maxAhead is how many of them no Accept waits for, and aheadTime how soon one
+	// connection must follow another for that: then replies come together, and a
+	// connection does not cost a round trip to the daemon.
+	maxAhead  = 16
+	aheadTime = 5 * time.Millisecond
+)
 
 // A StreamListener accepts TCP connections of the stack, as *StreamConns.
 type StreamListener struct {
@@ -26,7 +33,9 @@ type StreamListener struct {
 
 	mu      sync.Mutex
 	waiters int
-	pending int // requests under way and results not taken
+	pending int       // requests under way and results not taken
+	ahead   int       // how many requests there are to be at least
+	last    time.Time // of the last connection
 	closed  bool
 	results chan acceptResult
 	wg      sync.WaitGroup
@@ -77,6 +86,9 @@ func (l *StreamListener) Accept() (net.Conn, error) {
 		l.mu.Lock()
 		l.waiters--
 		l.pending -= taken
+		if taken > 0 {
+			l.pace(time.Now())
+		}
 		l.fill()
 		l.mu.Unlock()
 	}()
@@ -101,10 +113,21 @@ func (l *StreamListener) Accept() (net.Conn, error) {
 	}
 }
 
-// fill has a request under way for each Accept. A request outlives an Accept that ran
+// pace looks how fast connections are taken; one is at now. mu is held.
+func (l *StreamListener) pace(now time.Time) {
+	if now.Sub(l.last) < aheadTime {
+		l.ahead = min(l.ahead+1, maxAhead)
+	} else {
+		l.ahead = 0
+	}
+	l.last = now
+}
+
+// fill has a request under way for each Accept, and more where connections come
+// fast. A request outlives an Accept that ran
 // into its deadline; the next one takes the result, so no connection is lost. mu is held.
 func (l *StreamListener) fill() {
-	for !l.closed && l.pending < min(l.waiters, maxAccepts) {
+	for !l.closed && l.pending < min(max(l.waiters, l.ahead), maxAccepts) {
 		l.pending++
 		l.wg.Add(1)
 		go l.request()

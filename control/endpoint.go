@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -55,10 +56,18 @@ func endpointFromFD(fd int, types ...int) (*endpoint, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return nil, os.NewSyscallError("fcntl", err)
+	// Most programs make it so.
+	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			unix.Close(fd)
+			return nil, os.NewSyscallError("fcntl", err)
+		}
 	}
+	return dataEndpoint(fd)
+}
+
+// dataEndpoint takes over a data socket that does not block.
+func dataEndpoint(fd int) (*endpoint, error) {
 	growSendBuffer(fd)
 	f := os.NewFile(uintptr(fd), "flow")
 	e, err := newEndpoint(f)
@@ -82,6 +91,12 @@ func badDescriptor(errno syscall.Errno, format string, args ...any) error {
 }
 
 func checkDataFD(fd int, types []int) error {
+	// The peer's address tells at once that it is a unix socket, connected, and no listener.
+	if peer, err := unix.Getpeername(fd); err == nil {
+		if _, ok := peer.(*unix.SockaddrUnix); ok {
+			return checkType(fd, types)
+		}
+	}
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil {
 		return badDescriptor(syscall.ENOTSOCK, "is not a socket: pass one end of a unix socket pair")
@@ -89,22 +104,25 @@ func checkDataFD(fd int, types []int) error {
 	if domain != unix.AF_UNIX {
 		return badDescriptor(syscall.EINVAL, "is not a unix socket: pass one end of a unix socket pair")
 	}
-	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-	if err != nil {
-		return os.NewSyscallError("getsockopt", err)
-	}
-	ok := false
-	for _, t := range types {
-		ok = ok || t == typ
-	}
-	if !ok {
-		return badDescriptor(syscall.EPROTOTYPE, "is a unix socket of type %s; this flow takes %s", typeName(typ), typeName(types...))
+	if err := checkType(fd, types); err != nil {
+		return err
 	}
 	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil && listening != 0 {
 		return badDescriptor(syscall.EINVAL, "is a listening socket: pass a connected one")
 	}
 	if _, err := unix.Getpeername(fd); err != nil {
 		return badDescriptor(syscall.ENOTCONN, "is not connected")
+	}
+	return nil
+}
+
+func checkType(fd int, types []int) error {
+	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	if !slices.Contains(types, typ) {
+		return badDescriptor(syscall.EPROTOTYPE, "is a unix socket of type %s; this flow takes %s", typeName(typ), typeName(types...))
 	}
 	return nil
 }
@@ -134,7 +152,7 @@ func socketPair(typ int) (*endpoint, int, error) {
 	if err != nil {
 		return nil, -1, os.NewSyscallError("socketpair", err)
 	}
-	e, err := endpointFromFD(fds[0], typ)
+	e, err := dataEndpoint(fds[0])
 	if err != nil {
 		unix.Close(fds[1])
 		return nil, -1, err
