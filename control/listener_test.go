@@ -167,3 +167,59 @@ func TestWriteAndCloseAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A listener that is busy asks for connections ahead: none of them may get lost, and
+// those that nobody accepts end with it.
+func TestBusyListener(t *testing.T) {
+	_, c := startServer(t, &controltest.Backend{})
+	l, err := c.Listen(testContext(t), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dial := func() net.Conn {
+		k, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { k.Close() })
+		return k
+	}
+	const n = 100
+	for i := range n {
+		k := dial()
+		k.Write([]byte{byte(i)})
+	}
+	seen := make(map[byte]bool)
+	for range n {
+		a, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1)
+		if _, err := io.ReadFull(a, b); err != nil {
+			t.Fatal(err)
+		}
+		seen[b[0]] = true
+		a.Close()
+	}
+	if len(seen) != n {
+		t.Errorf("%d different connections of %d", len(seen), n)
+	}
+	var left []net.Conn
+	for range 50 {
+		left = append(left, dial())
+	}
+	l.Close()
+	for _, k := range left {
+		if n, err := k.Read(make([]byte, 1)); err == nil {
+			t.Errorf("a connection that nobody accepted read %d bytes", n)
+		}
+	}
+	if !eventually(time.Second, func() bool {
+		st, err := c.Status(testContext(t))
+		return err == nil && st.Flows == 0
+	}) {
+		t.Error("flows are left over")
+	}
+}
