@@ -61,6 +61,7 @@ the user: ip tuntap add tap0 mode tap user NAME.`,
 		log := slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: set.logLevel}))
 		stop, hurry, release := endSignals(cmd.Context(), log)
 		defer release()
+		redirectNetstackLog(log)
 		return newDaemon(set, log, a.Stdout).run(stop, hurry)
 	}
 	return cmd
