@@ -33,17 +33,17 @@ type submitter struct {
 
 // An iocb is struct iocb of include/uapi/linux/aio_abi.h.
 type iocb struct {
-	data      uint64
-	keyFlags  uint64 // in an order that depends on the machine's; both are 0
-	opcode    uint16
-	priority  int16
-	fd        uint32
-	buf       uint64
-	nbytes    uint64
-	offset    int64
-	reserved2 uint64
-	flags     uint32
-	resfd     uint32
+	data   uint64
+	_      uint64 // aio_key and aio_rw_flags, in an order that depends on the machine's
+	opcode uint16
+	_      int16 // aio_reqprio
+	fd     uint32
+	buf    uint64
+	nbytes uint64
+	_      int64  // aio_offset
+	_      uint64 // aio_reserved2
+	_      uint32 // aio_flags
+	_      uint32 // aio_resfd
 }
 
 // An ioEvent is struct io_event of the same file.

@@ -27,6 +27,17 @@ func (e *Endpoint) read(q link.Queue) {
 	for i := range frames {
 		frames[i].Buf = make([]byte, link.MaxFrame)
 	}
+	if !e.merge {
+		var first loan
+		first.offer(&frames[0])
+		defer first.release()
+		receive = func(frames []link.Frame) {
+			if first.take(e, &frames[0]) {
+				frames = frames[1:]
+			}
+			e.receive(frames)
+		}
+	}
 	for {
 		n, err := q.Read(frames)
 		if err != nil {
