@@ -88,12 +88,18 @@ func (b *backend) Status() control.Status {
 	if !b.hasAddress() {
 		warnings = append(warnings, noAddress)
 	}
+	links := b.Links()
+	for _, l := range links {
+		if l.State == "down" {
+			warnings = append(warnings, fmt.Sprintf("%s is down on the host, so nothing gets through: ip link set %s up", l.Name, l.Name))
+		}
+	}
 	return control.Status{
 		Version:  versionText(),
 		PID:      os.Getpid(),
 		Started:  b.started,
 		Uptime:   time.Since(b.started),
-		Links:    b.Links(),
+		Links:    links,
 		Addrs:    b.Addrs(),
 		Routes:   b.Routes(),
 		DNS:      dns,
@@ -123,11 +129,21 @@ func (b *backend) Links() []control.Link {
 			RxFrames: l.Stats.RxFrames, RxBytes: l.Stats.RxBytes,
 			TxFrames: l.Stats.TxFrames, TxBytes: l.Stats.TxBytes, Drops: l.Stats.Drops,
 		}
+		if l.Kind == kindTap && l.State == "up" && isDown(l.Name) {
+			out.State = "down"
+		}
 		if l.Kind != loopbackKind {
 			out.Spec, out.OffloadsRX, out.OffloadsTX = b.link, l.RX.String(), l.TX.String()
 		}
 		return out
 	})
+}
+
+// isDown reports whether the host's interface behind a tap has been brought down:
+// every frame written to it is lost then.
+func isDown(name string) bool {
+	i, err := net.InterfaceByName(name)
+	return err == nil && i.Flags&net.FlagUp == 0
 }
 
 // Addrs implements control.Backend.

@@ -35,3 +35,24 @@ func TestUpMTUOfAPreparedTap(t *testing.T) {
 		}
 	}
 }
+
+// TestUpTapDown brings the host's side of the tap down under the daemon, which
+// says so, and up again.
+func TestUpTapDown(t *testing.T) {
+	t.Parallel()
+	ns := netlab.New(t, "host")
+	socket := filepath.Join(socketDir(t), "u.sock")
+	startUp(t, ns, "--socket", socket, "--link", "tap:tap7", "--addr", "10.0.0.4/24", "--host-addr", "10.0.0.5/24")
+	says := func(command, text string) bool {
+		out, _, _ := output(t, ns, command, "--socket", socket)
+		return strings.Contains(out, text)
+	}
+	ns.Down(t, "tap7")
+	if !says("link", "DOWN") || !says("status", "ip link set tap7 up") {
+		t.Error("a tap that is down is not shown as such")
+	}
+	ns.Up(t, "tap7")
+	if says("link", "DOWN") || says("status", "ip link set tap7 up") {
+		t.Error("a tap that is up again is shown as down")
+	}
+}
