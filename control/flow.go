@@ -29,6 +29,7 @@ type flow struct {
 	linger0  bool
 	starting bool // startStream is about to run, after the reply
 	graceful bool // the client closed it in good order
+	aborted  bool // the client aborted it
 	closed   bool
 	owner    *ownerKey
 }
@@ -128,9 +129,17 @@ func (f *flow) startStream(ep *endpoint) {
 	f.s.srv.startPath(p, p.run, func() {
 		defer f.s.paths.Done()
 		f.s.forget(f)
-		if p.err.Load() == nil {
-			f.s.send(Reply{Event: "ended", Flow: f.id, wireError: toWire(p.ending())})
+		if p.err.Load() != nil {
+			return
 		}
+		f.mu.Lock()
+		aborted := f.aborted
+		f.mu.Unlock()
+		why := p.ending()
+		if aborted {
+			why = nil // it was the client's wish, not the daemon's end
+		}
+		f.s.send(Reply{Event: "ended", Flow: f.id, wireError: toWire(why)})
 	})
 	switch {
 	case !closed:
@@ -186,7 +195,7 @@ func (f *flow) clientGone() {
 // abort resets the flow's connection; other flows are closed.
 func (f *flow) abort() {
 	f.mu.Lock()
-	f.linger0 = true
+	f.linger0, f.aborted = true, true
 	pump := f.pump
 	f.mu.Unlock()
 	if pump != nil {
