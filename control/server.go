@@ -21,7 +21,7 @@ const (
 	// hand what it wrote to the stack.
 	releaseTime = 700 * time.Millisecond
 	// idleTime is how long a connection moves no byte before Shutdown counts it as idle.
-	idleTime = 300 * time.Millisecond
+	idleTime = time.Second
 
 	defaultMaxFlows      = 16384
 	defaultOrphanTimeout = time.Minute

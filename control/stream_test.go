@@ -257,7 +257,7 @@ func TestPeerResets(t *testing.T) {
 func TestPeerResetsWriter(t *testing.T) {
 	_, c := startServer(t, &controltest.Backend{})
 	conn := dialStream(t, c, kernelPeer(t, "tcp", func(c *net.TCPConn) {
-		c.Write(make([]byte, 8<<20)) // more than the client's socket holds
+		go c.Write(make([]byte, 8<<20)) // more than the client's socket holds
 		io.ReadFull(c, make([]byte, 1<<20))
 		c.SetLinger(0)
 	}))

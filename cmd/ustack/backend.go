@@ -110,7 +110,7 @@ func (b *backend) Status() control.Status {
 }
 
 // noAddress is the warning of a stack that can reach nobody.
-const noAddress = "the stack has no address: give it one with 'ustack addr add CIDR', or start it with --addr, --dhcp or --slaac"
+const noAddress = "the stack has no address: give it one with 'ustack addr add CIDR', with --addr, or by --dhcp or --slaac from the network"
 
 // hasAddress reports whether the stack has an address beyond those that every
 // stack has.

@@ -46,7 +46,7 @@ func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
 		p.done.Go(func() {
 			if err := askDNS(ctx, s, server); err != nil && ctx.Err() == nil {
 				hint := "check that it is reachable from the stack, or name another with --dns"
-				if set.hostIf != "" && set.uplink == "" && set.bridge == "" && !onLink(set.addrs, server.Addr()) {
+				if set.hostIf != "" && set.uplink == "" && set.bridge == "" && !onLink(networks(s), server.Addr()) {
 					hint = "it is beyond the host, which forwards for the stack with --uplink auto; or name another with --dns"
 				}
 				warn(fmt.Sprintf("DNS server %s does not answer: %v: %s", server, err, hint))
@@ -54,6 +54,15 @@ func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
 		})
 	}
 	return p
+}
+
+// networks returns the networks that the stack has an address in.
+func networks(s *stack.Stack) []netip.Prefix {
+	var all []netip.Prefix
+	for _, a := range s.Addrs() {
+		all = append(all, a.Prefix)
+	}
+	return all
 }
 
 // stop ends the probes that are still under way.

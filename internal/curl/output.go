@@ -102,7 +102,7 @@ func (s *sink) close(t *transfer, ok bool) error {
 	if s.path == "" {
 		return nil
 	}
-	if s.f == nil && ok && t.method != http.MethodHead {
+	if s.f == nil && ok && t.method != http.MethodHead && !t.c.head {
 		if err := s.open(); err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ func (t *transfer) receive(resp *http.Response) error {
 			return fail(exitRange, "HTTP server doesn't seem to support byte ranges. Cannot resume.")
 		}
 	}
-	if t.method != http.MethodHead {
+	if t.method != http.MethodHead && !c.head {
 		if err := t.copyBody(resp); err != nil {
 			return err
 		}
