@@ -18,8 +18,9 @@ func head(root string, took time.Duration) string {
 	b.WriteString("Absolute figures drift with the machine; only ratios within one run count.\n\n")
 	var u unix.Utsname
 	unix.Uname(&u)
+	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-") // without whose build it is
 	fmt.Fprintf(&b, "- %s, %d processors; Linux %s %s; %s\n", cpuModel(), runtime.NumCPU(),
-		unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:]), runtime.Version())
+		release, unix.ByteSliceToString(u.Machine[:]), runtime.Version())
 	fmt.Fprintf(&b, "- ustack %s; %s, in %.0f s\n", commit(root), time.Now().UTC().Format("2006-01-02 15:04 UTC"), took.Seconds())
 	b.WriteString("- MTU 1500. Congestion control: the kernel's sockets, peers' included, reno; ustack and naive netstack's default, reno\n")
 	b.WriteString("- To repeat: `make bench` as root; `go run ./bench -only REGEXP` does single rows, `-list` names them\n")
