@@ -15,7 +15,8 @@ var (
 	receiveBuffers = tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 8 << 20}
 )
 
-// The defaults of Config, by the rows "loss" and "reorder" of `make bench`.
+// The defaults of Config: reno by the rows "loss" and "reorder" of `make bench`, rack
+// because it is netstack's own.
 const (
 	DefaultCongestionControl = "reno"
 	DefaultLossDetection     = "rack"
