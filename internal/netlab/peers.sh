@@ -11,12 +11,24 @@ packages=(
 	iputils-ping iputils-arping curl wget netcat-openbsd socat openssl
 	nginx-light dnsmasq-base radvd tcpdump iproute2 nftables
 	passt slirp4netns
+	busybox-static python3 nodejs git openssh-client openssh-server bind9-dnsutils
+	iperf3 wrk apache2-utils strace rsync redis-server redis-tools memcached
 )
 # What has to run in the end, by its name inside the packages.
 programs=(
 	ping arping curl wget nc.openbsd socat openssl
 	nginx dnsmasq radvd tcpdump ip ss tc nft
 	pasta slirp4netns
+	busybox python3 node git ssh ssh-keygen sftp sshd dig
+	iperf3 wrk ab strace rsync redis-server redis-cli memcached
+)
+# What some of them find by an absolute path otherwise; $d is the folder of the peers.
+declare -A environment=(
+	[git]='GIT_EXEC_PATH="$d/root/usr/lib/git-core" GIT_TEMPLATE_DIR="$d/root/usr/share/git-core/templates" GIT_CONFIG_NOSYSTEM=1'
+	[python3]='PYTHONHOME="$d/root/usr" PYTHONDONTWRITEBYTECODE=1'
+)
+declare -A prepare=(
+	[node]='exec 9<"$d/root/usr/share/nodejs"'
 )
 # The C library has to be the machine's own: the program loader belongs to it.
 own='^(libc6|libc-bin|libgcc-s1|gcc-[0-9]+-base|libcrypt1)$'
@@ -82,7 +94,7 @@ if ! apt-get -s install "${packages[@]}" >"$new/apt/plan" 2>&1; then
 fi
 # Of the dependencies only the libraries are wanted, and what a wanted name stands for.
 names=$(awk '$1 == "Inst" {print $2}' "$new/apt/plan" | grep -Ev "$own" |
-	grep -E "^(lib|nginx|$(IFS='|'; echo "${packages[*]}")\$)" | sort -u)
+	grep -E "^(lib|nginx|python3|node-|bind9-|lua-|$(IFS='|'; echo "${packages[*]}")\$)" | sort -u)
 (cd "$new/apt/debs" && apt-get -qq download $names) >"$new/apt/download.log" 2>&1 || {
 	cat "$new/apt/download.log" >&2
 	echo "peers: download incomplete; run it again" >&2
@@ -90,7 +102,13 @@ names=$(awk '$1 == "Inst" {print $2}' "$new/apt/plan" | grep -Ev "$own" |
 }
 for deb in "$new"/apt/debs/*.deb; do
 	dpkg -x "$deb" "$new/root"
+	rm "$deb"
 done
+# Debian's node reads parts of itself from a fixed folder; its wrapper opens ours as 9.
+for lib in "$new"/root/usr/lib/*/libnode.so.*; do
+	[[ -f $lib ]] && sed -i 's|/usr/share/nodejs/|/proc/self/fd///9/|g' "$lib"
+done
+rm -rf "$new"/root/usr/share/{doc,man,locale,info,vim,zsh,lintian}
 
 # Private library folders first in a path relative to the wrapper, so that the
 # checkout can be moved.
@@ -110,8 +128,9 @@ for p in "${programs[@]}"; do
 	fi
 	cat >"$new/bin/$p" <<-WRAP
 		#!/bin/sh
-		d=\${0%/bin/*}
-		LD_LIBRARY_PATH="$libs" exec "\$d/root/$path" "\$@"
+		d=\${0%/*}/..
+		${prepare[$p]:-}
+		${environment[$p]:+${environment[$p]} }LD_LIBRARY_PATH="$libs" exec "\$d/root/$path" "\$@"
 	WRAP
 	chmod 755 "$new/bin/$p"
 	if d=$new && LD_LIBRARY_PATH=${libs//\$d/$d} ldd "$new/root/$path" 2>/dev/null | grep 'not found' >&2; then
@@ -119,6 +138,10 @@ for p in "${programs[@]}"; do
 		exit 1
 	fi
 done
+if ! "$new/bin/node" -e 'fetch' || ! "$new/bin/python3" -c 'import ssl'; then
+	echo "peers: node or python3 does not find its own files" >&2
+	exit 1
+fi
 rm -rf "$new/apt"
 printf '%s\n' "$stamp" >"$new/stamp"
 rm -rf "$peers"
