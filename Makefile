@@ -1,6 +1,7 @@
 # make            bin/ustack, bin/curl and bin/ping, static
 # make demo       builds and shows the round trip, in namespaces of its own
 # make test       all tests; as root also those with namespaces, TAPs and real peers
+# make test-wires  all end-to-end tests over every kind of tap: WIRES (root)
 # make bench      measures beside the kernel and other stacks; writes bench/RESULTS.md (root)
 # make check      format, vet, staticcheck, architecture, cross-builds
 # make fuzz       every fuzz target, FUZZTIME each: a number of runs (20000x) or a time (1m)
@@ -25,10 +26,12 @@ RACE ?= $(shell printf '\043include <stdlib.h>\n' | $$($(GO) env CC) -E - >/dev/
 # Packages to test, and more flags.
 PKG       ?= ./...
 TESTFLAGS ?=
+# Options of the taps, one run for each.
+WIRES     ?= offload=auto offload=off driver=water queues=2
 # For instance: -quick, or -only stream.
 BENCHFLAGS ?=
 
-.PHONY: all build demo test peers bench check fmt-check arch cross fuzz install uninstall clean
+.PHONY: all build demo test test-wires peers bench check fmt-check arch cross fuzz install uninstall clean
 
 all: build
 
@@ -43,6 +46,14 @@ test: build
 	@internal/netlab/peers.sh || [ "$$CI" != true ]
 	$(if $(RACE),CGO_ENABLED=1) $(GO) test $(RACE) -count=1 -timeout 15m $(TESTFLAGS) $(PKG)
 	@[ "$$(id -u)" = 0 ] || echo "note: not root, so the tests with taps, namespaces and real peers were skipped"
+
+# `make test` has the tests that matter most over all of them.
+test-wires: build
+	@internal/netlab/peers.sh || [ "$$CI" != true ]
+	@for tap in $(WIRES); do \
+		echo "e2e -tap $$tap"; \
+		$(GO) test -count=1 -timeout 15m $(TESTFLAGS) ./e2e -tap $$tap || failed="$$failed $$tap"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 peers:
 	internal/netlab/peers.sh

@@ -19,7 +19,7 @@ import (
 // 100 MB each way, both at once, through every driver, with small requests beside
 // them; afterwards the daemon is small again.
 func TestBulk(t *testing.T) {
-	for _, drv := range drivers {
+	for _, drv := range drivers() {
 		t.Run(drv.name, func(t *testing.T) {
 			l := newLab(t, natUplink)
 			d := up(t, l.host, static(drv.spec, "--uplink", "eth0")...)
@@ -71,7 +71,7 @@ func TestBulk(t *testing.T) {
 // The other way round: a server on the stack, written in Go against control, and
 // kernel curl that fetches from it and sends to it, at once.
 func TestBulkFromStackServer(t *testing.T) {
-	for _, drv := range drivers {
+	for _, drv := range drivers() {
 		t.Run(drv.name, func(t *testing.T) {
 			host := netlab.New(t, "host")
 			curl := netlab.Peer(t, "curl")

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/ustack/ustack/control"
+	"github.com/ustack/ustack/internal/netlab"
 )
 
 // The tap goes down and up again in the middle of a transfer, which then ends well.
 func TestTapDownAndUp(t *testing.T) {
-	for _, drv := range drivers {
+	for _, drv := range drivers() {
 		t.Run(drv.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, natUplink)
@@ -71,9 +72,18 @@ func TestTapDownAndUp(t *testing.T) {
 
 // A peer that ends a transfer early is an error, never a short success.
 func TestPeerEndsEarly(t *testing.T) {
-	t.Parallel()
-	l := newLab(t, natUplink)
-	d := up(t, l.host, static("tap:tap0", "--uplink", "eth0")...)
+	for _, drv := range drivers() {
+		t.Run(drv.name, func(t *testing.T) {
+			t.Parallel()
+			host := netlab.New(t, "host")
+			d := up(t, host, static(drv.spec)...)
+			peerEndsEarly(t, host, d)
+			d.terminate(t)
+		})
+	}
+}
+
+func peerEndsEarly(t *testing.T, host *netlab.NS, d *daemon) {
 	for _, c := range []struct {
 		name, head string
 		reset      bool
@@ -85,7 +95,7 @@ func TestPeerEndsEarly(t *testing.T) {
 		{"end within a known length", "Content-Length: 10000000\r\n", false, []int{18}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ln := listenIn(t, l.internet, "tcp4", other4+":0")
+			ln := listenIn(t, host, "tcp4", host4+":0")
 			served := make(chan error, 1)
 			go func() { served <- serveHalf(ln, c.head, c.reset) }()
 			got := filepath.Join(scratch(t), "got")
@@ -101,7 +111,6 @@ func TestPeerEndsEarly(t *testing.T) {
 			}
 		})
 	}
-	d.terminate(t)
 }
 
 // serveHalf answers one request with the beginning of a body.

@@ -13,12 +13,12 @@ import (
 // Every frame on the tap has a whole Ethernet header with the right addresses and a
 // protocol that the stack speaks.
 func TestEveryFrameHasAnEthernetHeader(t *testing.T) {
-	for _, drv := range drivers {
+	for _, drv := range drivers() {
 		t.Run(drv.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, natUplink)
 			// The tap is there before the daemon, so that its first frame is seen too.
-			l.host.Tap(t, "tap0", -1)
+			prepareTap(t, l.host, drv.spec, -1)
 			seen := l.host.Capture(t, "tap0")
 			d := up(t, l.host, static(drv.spec, "--uplink", "eth0", "--mac", "02:00:00:00:00:04")...)
 			big := filepath.Join(l.dir, "www", "big")

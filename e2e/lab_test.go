@@ -60,13 +60,6 @@ func static(spec string, more ...string) []string {
 	}, more...)
 }
 
-// drivers are the ways to open the same tap.
-var drivers = []struct{ name, spec string }{
-	{"native", "tap:tap0"},
-	{"native without offloads", "tap:tap0,offload=off"},
-	{"water", "tap:tap0,driver=water"},
-}
-
 type lab struct {
 	host, router, internet *netlab.NS
 	// dir is where nginx's files are: www/ is what it serves, www/up/ where PUT goes.

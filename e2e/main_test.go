@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,6 +32,7 @@ var bin string
 var stateDir string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	bin = os.Getenv("USTACK_E2E_BIN")
 	if bin == "" {
 		root, err := filepath.Abs("..")
@@ -147,7 +149,7 @@ func up(t testing.TB, ns *netlab.NS, args ...string) *daemon {
 // upAt is up with a given path for the control socket.
 func upAt(t testing.TB, ns *netlab.NS, sock string, args ...string) *daemon {
 	t.Helper()
-	return upCmd(t, ns, exec.Command(filepath.Join(bin, "ustack"), append([]string{"up", "--socket", sock, "--state-dir", stateDir}, args...)...), sock)
+	return upCmd(t, ns, exec.Command(filepath.Join(bin, "ustack"), append([]string{"up", "--socket", sock, "--state-dir", stateDir}, withTapOptions(args)...)...), sock)
 }
 
 func upCmd(t testing.TB, ns *netlab.NS, cmd *exec.Cmd, sock string) *daemon {

@@ -72,7 +72,7 @@ func TestSmallerMTUOnThePath(t *testing.T) {
 
 // Whatever comes out of the wire, the daemon lives and answers.
 func TestGarbageOnTheWire(t *testing.T) {
-	for _, drv := range drivers {
+	for _, drv := range drivers() {
 		t.Run(drv.name, func(t *testing.T) {
 			t.Parallel()
 			host := netlab.New(t, "host")

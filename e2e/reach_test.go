@@ -13,22 +13,27 @@ import (
 	"github.com/ustack/ustack/internal/netlab"
 )
 
-// The round trip of the README: a name, a ping and a page, through either NAT.
+// The round trip of the README: a name, a ping and a page, through either NAT, and
+// over every driver.
 func TestRoundTrip(t *testing.T) {
-	for _, nat := range []struct {
-		name string
-		at   natAt
-		args []string
-	}{
-		{"router masquerades", natRouter, nil},
-		{"uplink", natUplink, []string{"--uplink", "eth0"}},
-		{"uplink auto", natUplink, []string{"--uplink", "auto"}},
-	} {
+	type variant struct {
+		name, spec string
+		at         natAt
+		args       []string
+	}
+	variants := []variant{
+		{"router masquerades", "tap:tap0", natRouter, nil},
+		{"uplink", "tap:tap0", natUplink, []string{"--uplink", "eth0"}},
+	}
+	for _, drv := range drivers() {
+		variants = append(variants, variant{drv.name + ", uplink auto", drv.spec, natUplink, []string{"--uplink", "auto"}})
+	}
+	for _, nat := range variants {
 		t.Run(nat.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, nat.at)
 			before := hostState(t, l.host)
-			d := up(t, l.host, static("tap:tap0", nat.args...)...)
+			d := up(t, l.host, static(nat.spec, nat.args...)...)
 			for _, c := range [][]string{
 				{"curl", web},
 				{"curl", web, "80"},
@@ -72,7 +77,7 @@ func TestRoundTrip(t *testing.T) {
 
 // What the kernel sees of the stack: echo in every size, ARP, a closed port.
 func TestKernelReachesStack(t *testing.T) {
-	for _, drv := range drivers {
+	for _, drv := range drivers() {
 		t.Run(drv.name, func(t *testing.T) {
 			t.Parallel()
 			host := netlab.New(t, "host")

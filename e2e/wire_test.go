@@ -18,11 +18,11 @@ import (
 // A tap made beforehand for an ordinary user, and the daemon run as that user.
 func TestTapOfOrdinaryUser(t *testing.T) {
 	const uid = 12345
-	for _, spec := range []string{"tap:tap0", "tap:tap0,driver=water"} {
-		t.Run(spec, func(t *testing.T) {
+	for _, drv := range drivers() {
+		t.Run(drv.name, func(t *testing.T) {
 			t.Parallel()
 			host := netlab.New(t, "host")
-			host.Tap(t, "tap0", uid)
+			prepareTap(t, host, drv.spec, uid)
 			host.Addr(t, "tap0", host4+"/24")
 			host.Up(t, "tap0")
 			dir := scratch(t)
@@ -38,7 +38,7 @@ func TestTapOfOrdinaryUser(t *testing.T) {
 				exec setpriv --reuid "$1" --regid "$1" --clear-groups --inh-caps=-all --bounding-set=-all \
 				--no-new-privs --pdeathsig KILL -- "$2" up --link "$3" --addr 10.0.0.4/24 --gateway 10.0.0.5 \
 				--dns 10.0.0.5 --socket "$4"`
-			d := upCmd(t, host, exec.Command("unshare", "--mount", "sh", "-c", script, "sh", fmt.Sprint(uid), prog, spec, sock), sock)
+			d := upCmd(t, host, exec.Command("unshare", "--mount", "sh", "-c", script, "sh", fmt.Sprint(uid), prog, drv.spec, sock), sock)
 
 			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PID()))
 			if err != nil {

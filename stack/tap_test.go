@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/nettest"
+
 	"github.com/ustack/ustack/internal/netlab"
 	"github.com/ustack/ustack/link"
 	"github.com/ustack/ustack/link/tap"
@@ -23,13 +25,7 @@ func tapStack(t testing.TB, cfg tap.Config) (*netlab.NS, *stack.Stack) {
 	t.Helper()
 	netlab.Require(t)
 	ns := netlab.New(t, "host")
-	var dev link.Device
-	ns.Do(t, func() {
-		var err error
-		if dev, err = tap.Open(cfg); err != nil {
-			t.Fatal(err)
-		}
-	})
+	dev := openTap(t, ns, cfg)
 	ns.Up(t, cfg.Name)
 	ns.Addr(t, cfg.Name, "10.0.0.5/24")
 	ns.Addr(t, cfg.Name, "fd00::5/64")
@@ -43,29 +39,133 @@ func tapStack(t testing.TB, cfg tap.Config) (*netlab.NS, *stack.Stack) {
 	return ns, s
 }
 
-// TestKernelPeer moves data between the stack and kernel sockets both ways, over
-// both families and every driver, and checks the content: a wrong checksum is
-// silent where both sides trust the offloads.
-func TestKernelPeer(t *testing.T) {
-	for name, cfg := range map[string]tap.Config{
+// openTap opens a tap of a namespace.
+func openTap(t testing.TB, ns *netlab.NS, cfg tap.Config) (dev link.Device) {
+	t.Helper()
+	ns.Do(t, func() {
+		var err error
+		if dev, err = tap.Open(cfg); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return dev
+}
+
+// tapKinds are the ways to open a tap.
+func tapKinds() map[string]tap.Config {
+	return map[string]tap.Config{
 		"native":     {},
 		"offloadOff": {Offload: tap.OffloadOff},
 		"queues":     {Queues: 2},
 		"water":      {Driver: tap.DriverWater},
-	} {
+	}
+}
+
+// TestConnsOverTaps holds connections of two stacks to what package net promises, on
+// taps that a bridge joins: one of each kind and one with offloads, so that what
+// either kernel path does to a frame is met.
+func TestConnsOverTaps(t *testing.T) {
+	for name, cfg := range tapKinds() {
+		t.Run(name, func(t *testing.T) {
+			netlab.Require(t)
+			ns := netlab.New(t, "host")
+			cfg.Name = "tap0"
+			var stacks [2]*stack.Stack
+			for i, c := range []tap.Config{cfg, {Name: "tap1"}} {
+				s, err := stack.New(stack.Config{Device: openTap(t, ns, c), Addrs: []netip.Prefix{
+					netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd00::%d/64", i+1)),
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { s.Close() })
+				stacks[i] = s
+			}
+			ns.Bridge(t, "br0", "tap0", "tap1")
+			for _, addr := range []string{"10.0.0.2:0", "[fd00::2]:0"} {
+				t.Run(addr, func(t *testing.T) {
+					l, err := stacks[1].Listen("tcp", addr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer l.Close()
+					nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+						return connectTo(l, stacks[0].DialContext)
+					})
+				})
+			}
+		})
+	}
+}
+
+// TestConnsWithTheKernel is the same with a kernel socket at the other end.
+func TestConnsWithTheKernel(t *testing.T) {
+	for name, cfg := range tapKinds() {
+		t.Run(name, func(t *testing.T) {
+			cfg.Name = "tap0"
+			ns, s := tapStack(t, cfg)
+			kernel := listenIn(t, ns, "[fd00::5]:0")
+			defer kernel.Close()
+			ours, err := s.Listen("tcp", "10.0.0.4:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ours.Close()
+			t.Run("dialled", func(t *testing.T) {
+				nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+					return connectTo(kernel, s.DialContext)
+				})
+			})
+			t.Run("accepted", func(t *testing.T) {
+				nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+					return connectTo(ours, func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+						ns.Do(t, func() { c, err = new(net.Dialer).DialContext(ctx, network, addr) })
+						return c, err
+					})
+				})
+			})
+		})
+	}
+}
+
+// connectTo returns both ends of a new connection to a listener.
+func connectTo(l net.Listener, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (c1, c2 net.Conn, stop func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if c1, err = dial(ctx, "tcp", l.Addr().String()); err != nil {
+		return nil, nil, nil, err
+	}
+	if c2, err = l.Accept(); err != nil {
+		c1.Close()
+		return nil, nil, nil, err
+	}
+	return c1, c2, func() { c1.Close(); c2.Close() }, nil
+}
+
+// listenIn listens with a kernel socket.
+func listenIn(t testing.TB, ns *netlab.NS, addr string) (l net.Listener) {
+	t.Helper()
+	ns.Do(t, func() {
+		var err error
+		if l, err = net.Listen("tcp", addr); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return l
+}
+
+// TestKernelPeer moves data between the stack and kernel sockets both ways, over
+// both families and every driver, and checks the content: a wrong checksum is
+// silent where both sides trust the offloads.
+func TestKernelPeer(t *testing.T) {
+	for name, cfg := range tapKinds() {
 		t.Run(name, func(t *testing.T) {
 			cfg.Name = "tap0"
 			ns, s := tapStack(t, cfg)
 			for _, ips := range [][2]string{{"10.0.0.4", "10.0.0.5"}, {"fd00::4", "fd00::5"}} {
 				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 				defer cancel()
-				var l net.Listener
-				ns.Do(t, func() {
-					var err error
-					if l, err = net.Listen("tcp", net.JoinHostPort(ips[1], "0")); err != nil {
-						t.Fatal(err)
-					}
-				})
+				l := listenIn(t, ns, net.JoinHostPort(ips[1], "0"))
 				defer l.Close()
 				accepted := make(chan net.Conn, 1)
 				go func() {

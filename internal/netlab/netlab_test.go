@@ -142,3 +142,16 @@ func TestPeersRun(t *testing.T) {
 		ns.Run(t, args[0], args[1:]...)
 	}
 }
+
+// A tap made for several queues takes several descriptors.
+func TestMultiQueueTap(t *testing.T) {
+	ns := New(t, "a")
+	ns.Tap(t, "tap7", -1)
+	ns.MultiQueueTap(t, "tap8", 12345)
+	for name, multi := range map[string]bool{"tap7": false, "tap8": true} {
+		tap, ok := ns.Link(t, name).(*netlink.Tuntap)
+		if !ok || (tap.Flags&netlink.TUNTAP_MULTI_QUEUE != 0) != multi {
+			t.Errorf("%s is %+v", name, tap)
+		}
+	}
+}

@@ -142,11 +142,23 @@ func (ns *NS) Bridge(t testing.TB, name string, ports ...string) {
 // uid -1 leaves it without an owner. It is down.
 func (ns *NS) Tap(t testing.TB, name string, uid int) {
 	t.Helper()
+	ns.tap(t, name, uid, 0)
+}
+
+// MultiQueueTap is Tap for a tap that is opened with several queues; it cannot be
+// opened with one.
+func (ns *NS) MultiQueueTap(t testing.TB, name string, uid int) {
+	t.Helper()
+	ns.tap(t, name, uid, unix.IFF_MULTI_QUEUE)
+}
+
+func (ns *NS) tap(t testing.TB, name string, uid int, flags uint16) {
+	t.Helper()
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		t.Fatalf("netlab: tap %q: %v", name, err)
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | flags)
 	ns.Do(t, func() {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
