@@ -171,9 +171,13 @@ func run() error {
 		return fmt.Errorf("-only %s: no row has such a name; -list shows them", o.only)
 	}
 	all = append(all, derived(all)...)
+	bounds, err := loadBounds()
+	if err != nil {
+		return err
+	}
 	rep := report.Report{
 		Head: head(root, time.Since(began)), Base: vethOn, Others: []string{pasta, naiveTap},
-		Metrics: all, Notes: append(remarks(), r.notes...),
+		Metrics: all, Bounds: bounds, Notes: append(remarks(), r.notes...),
 	}
 	return write(rep, o.out)
 }

@@ -17,7 +17,9 @@ type Report struct {
 	// Chart is the name of the SVG file that the Markdown shows; "" for none.
 	Chart   string
 	Metrics []Metric
-	Notes   []string
+	// Bounds explain goals that were not reached.
+	Bounds []Bound
+	Notes  []string
 }
 
 // Number writes three digits, without an exponent.
@@ -52,6 +54,7 @@ func (r Report) Markdown(w io.Writer) error {
 	}
 	r.table(&b)
 	r.goals(&b)
+	r.bounds(&b)
 	if len(r.Notes) > 0 {
 		b.WriteString("\n## Notes\n\n")
 		for _, n := range r.Notes {
@@ -113,19 +116,11 @@ func (r Report) goals(b *strings.Builder) {
 				b.WriteString("\n## Aims\n\n| | subject | aim | here | |\n|---|---|---|---|---|\n")
 				head = true
 			}
-			rel, unit := "≥", " "+m.Unit
-			if m.LowIsGood {
-				rel = "≤"
-			}
-			if g.Against != "" {
-				unit = " × " + g.Against
-			}
 			verdict := "**missed**"
 			if reached {
 				verdict = "reached"
 			}
-			fmt.Fprintf(b, "| %s | %s | %s %s%s | %s | %s |\n", m.Title, g.Subject, rel,
-				strconv.FormatFloat(g.Limit, 'g', 4, 64), strings.TrimRight(unit, " "), got.Text(), verdict)
+			fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", m.Title, g.Subject, m.aim(g), got.Text(), verdict)
 		}
 	}
 }
