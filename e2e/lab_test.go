@@ -115,8 +115,8 @@ func newLab(t testing.TB, nat natAt) *lab {
 		l.internet.Route(t, "192.0.2.0/24", gateway4)
 		l.internet.Route(t, "fd00:b::/64", gateway6)
 	}
-	startDNS(t, l.internet, l.dir)
-	l.startWeb(t)
+	startDNS(t, l.internet, l.dir, "eth0", webIP4, webIP6, "--log-queries")
+	startWeb(t, l.internet, l.dir, webIP4, webIP6)
 	return l
 }
 
@@ -126,24 +126,25 @@ func forward(t testing.TB, ns *netlab.NS) {
 	ns.Sysctl(t, "net.ipv6.conf.all.forwarding", "1")
 }
 
-// startDNS runs dnsmasq, which knows www.baidu.com and nothing else.
-func startDNS(t testing.TB, ns *netlab.NS, dir string) {
+// startDNS runs dnsmasq, which knows www.baidu.com, at the addresses given, and
+// nothing else.
+func startDNS(t testing.TB, ns *netlab.NS, dir, ifname, ip4, ip6 string, more ...string) {
 	t.Helper()
 	netlab.Peer(t, "dnsmasq")
-	p := ns.Start(t, "dnsmasq", "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null",
-		"--user=root", "--pid-file="+filepath.Join(dir, "dnsmasq.pid"),
-		"--no-resolv", "--no-hosts", "--bind-interfaces", "--interface=eth0", "--log-queries",
-		"--address=/"+web+"/"+webIP4, "--address=/"+web+"/"+webIP6, "--local=/#/")
+	p := ns.Start(t, "dnsmasq", append([]string{"--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null",
+		"--user=root", "--pid-file=" + filepath.Join(dir, "dnsmasq.pid"),
+		"--no-resolv", "--no-hosts", "--bind-interfaces", "--interface=" + ifname,
+		"--address=/" + web + "/" + ip4, "--address=/" + web + "/" + ip6, "--local=/#/"}, more...)...)
 	p.WaitOutput(t, `started, version`, 10*time.Second)
 }
 
-// startWeb runs nginx on ports 80 and 443 with a page, a large file, and a folder
-// that takes PUT.
-func (l *lab) startWeb(t testing.TB) {
+// startWeb runs nginx on ports 80 and 443 of two addresses, with dir/www, in it a page, a
+// folder that takes PUT, and /n/, whose pages are their own names.
+func startWeb(t testing.TB, ns *netlab.NS, dir, ip4, ip6 string) {
 	t.Helper()
 	netlab.Peer(t, "nginx")
-	www := filepath.Join(l.dir, "www")
-	for _, dir := range []string{filepath.Join(www, "up"), filepath.Join(l.dir, "tmp")} {
+	www := filepath.Join(dir, "www")
+	for _, dir := range []string{filepath.Join(www, "up"), filepath.Join(dir, "tmp")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +154,7 @@ func (l *lab) startWeb(t testing.TB) {
 	}
 	cert, key := certificate(t, web)
 	for name, b := range map[string][]byte{"cert.pem": cert, "key.pem": key} {
-		if err := os.WriteFile(filepath.Join(l.dir, name), b, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -164,25 +165,26 @@ events { worker_connections 2048; }
 http {
   access_log off; default_type text/plain; sendfile on;
   client_body_temp_path %[1]s/tmp; proxy_temp_path %[1]s/tmp; fastcgi_temp_path %[1]s/tmp;
-  uwsgi_temp_path %[1]s/tmp; scgi_temp_path %[1]s/tmp; client_max_body_size 200m;
+  uwsgi_temp_path %[1]s/tmp; scgi_temp_path %[1]s/tmp; client_max_body_size 600m;
   server {
     listen %[2]s:80 backlog=1024; listen [%[3]s]:80 backlog=1024;
     listen %[2]s:443 ssl http2; listen [%[3]s]:443 ssl http2;
     server_name %[4]s; root %[1]s/www;
     ssl_certificate %[1]s/cert.pem; ssl_certificate_key %[1]s/key.pem;
     location /up/ { dav_methods PUT; }
+    location /n/ { return 200 "$uri\n"; }
   }
-}`, l.dir, webIP4, webIP6, web)
-	file := filepath.Join(l.dir, "nginx.conf")
+}`, dir, ip4, ip6, web)
+	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p := l.internet.Start(t, "nginx", "-p", l.dir, "-e", "stderr", "-c", file)
+	p := ns.Start(t, "nginx", "-p", dir, "-e", "stderr", "-c", file)
 	netlab.WaitFor(t, 10*time.Second, "nginx to listen", func() bool {
 		if p.Exited() {
 			t.Fatalf("nginx ended:\n%s", p.Output())
 		}
-		c, err := dialIn(t, l.internet, "tcp", webIP4+":80")
+		c, err := dialIn(t, ns, "tcp", ip4+":80")
 		if err == nil {
 			c.Close()
 		}
@@ -236,8 +238,14 @@ func certificate(t testing.TB, name string) (cert, key []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// bulkFile writes bulkBytes that no compression shortens and returns their hash.
+// bulkFile writes bulkBytes that no compression shortens and returns their hash;
+// randomFile does so with another size.
 func bulkFile(t testing.TB, path string) string {
+	t.Helper()
+	return randomFile(t, path, bulkBytes)
+}
+
+func randomFile(t testing.TB, path string, size int64) string {
 	t.Helper()
 	f, err := os.Create(path)
 	if err != nil {
@@ -246,7 +254,7 @@ func bulkFile(t testing.TB, path string) string {
 	defer f.Close()
 	h := sha256.New()
 	src := mrand.NewChaCha8([32]byte{1})
-	if _, err := io.CopyBuffer(io.MultiWriter(f, h), io.LimitReader(onlyReader{src}, bulkBytes), make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(io.MultiWriter(f, h), io.LimitReader(onlyReader{src}, size), make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -143,7 +143,7 @@ func TestSLAAC(t *testing.T) {
 	router.Addr(t, "lo", webIP6+"/128")
 	forward(t, router)
 	dir := scratch(t)
-	startDNS(t, router, dir)
+	startDNS(t, router, dir, "eth0", webIP4, webIP6, "--log-queries")
 	conf := filepath.Join(dir, "radvd.conf")
 	if err := os.WriteFile(conf, []byte(`interface eth0 {
 	AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;
