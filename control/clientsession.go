@@ -246,9 +246,12 @@ func (s *Session) called(rep Reply, ok bool) (Reply, error) {
 }
 
 // Post sends a request that gets no reply.
-func (s *Session) Post(r Request) {
+func (s *Session) Post(r Request) { s.PostFD(r, -1) }
+
+// PostFD is Post with descriptor fd unless that is negative. It closes fd.
+func (s *Session) PostFD(r Request, fd int) {
 	r.ID = 0
-	if err := s.write(r, -1); err != nil {
+	if err := s.write(r, fd); err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
 	}
 }

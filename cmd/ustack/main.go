@@ -4,6 +4,7 @@
 //	ustack up                          run the stack in the foreground
 //	ustack status|link|addr|...        ask the running stack (--json for programs)
 //	ustack curl|ping|nc ...            use the running stack
+//	ustack run PROGRAM [ARG...]        any program on the running stack
 //
 // Exit codes: 0 done, 1 the thing asked for did not work, 2 wrong usage; curl,
 // ping and nc have their own. `ustack help` lists everything.
@@ -14,9 +15,12 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/ustack/ustack/runner"
 )
 
 func main() {
+	runner.Stage()
 	env := environ{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv,

@@ -1,0 +1,181 @@
+package runner
+
+import (
+	"errors"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+var errNoMore = errors.New("nobody has the filter any more")
+
+// A call is one system call of the program that waits for an answer.
+type call struct {
+	sup  *supervisor
+	id   uint64
+	tid  int
+	name sysno
+	args [6]uint64
+	// fd is a duplicate of the descriptor in args[0], for as long as the handler runs;
+	// -1 without one. Nothing may keep it: while it is open the program's close goes unseen.
+	fd int
+	// ino is the inode of fd.
+	ino uint64
+	// locked says that signals of this thread are blocked.
+	locked bool
+}
+
+// A verdict is the answer to a call.
+type verdict struct {
+	mode  verdictMode
+	val   int64
+	errno syscall.Errno
+}
+
+type verdictMode uint8
+
+const (
+	modeReturn verdictMode = iota
+	modeNative
+	modeLater
+	modeUnknown
+)
+
+var (
+	// native lets the kernel run the call as if nobody had looked.
+	native = verdict{mode: modeNative}
+	// later says that somebody else answers, or has answered.
+	later = verdict{mode: modeLater}
+	// unknown is a kind's answer to an option that it does not have.
+	unknown = verdict{mode: modeUnknown}
+)
+
+// ret answers a call by its result.
+func ret(v int) verdict { return verdict{val: int64(v)} }
+
+// fail answers a call by an error.
+func fail(errno syscall.Errno) verdict { return verdict{val: -1, errno: errno} }
+
+// answer is ret(0), or fail unless errno is 0.
+func answer(errno syscall.Errno) verdict {
+	if errno != 0 {
+		return fail(errno)
+	}
+	return ret(0)
+}
+
+// send gives the program its answer. A call that a signal has interrupted meanwhile is
+// gone; the kernel has answered it or makes it again.
+func (c *call) send(v verdict) bool {
+	r := response{id: c.id}
+	switch v.mode {
+	case modeLater:
+		return true
+	case modeNative:
+		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+	default:
+		r.val, r.err = v.val, -int32(v.errno)
+		if v.errno != 0 {
+			r.val = 0
+		}
+	}
+	return c.sup.notifier.send(&r) == nil
+}
+
+// valid says whether the program still waits for the answer.
+func (c *call) valid() bool { return c.sup.notifier.valid(c.id) }
+
+// later answers with what f returns, from a goroutine of its own. c.fd is closed in it: f
+// uses withFD.
+func (c *call) later(f func() verdict) verdict {
+	d := *c
+	d.fd, d.locked = -1, false
+	c.sup.wg.Add(1)
+	go func() {
+		defer c.sup.wg.Done()
+		d.send(f())
+	}()
+	return later
+}
+
+// detached is a copy of c for use after the handler has returned.
+func (c *call) detached() *call {
+	d := *c
+	d.fd, d.locked = -1, false
+	return &d
+}
+
+// withFD runs f with a new duplicate of the descriptor of socket ino, wherever the program
+// had it when it was last seen.
+func (c *call) withFD(f func(fd int) error) error {
+	fd, err := c.sup.procs.dup(c.tid, c.args[0], c.ino)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}
+
+// nonblocking says whether the descriptor has O_NONBLOCK.
+func (c *call) nonblocking() bool {
+	flags, err := unix.FcntlInt(uintptr(c.fd), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_NONBLOCK != 0
+}
+
+// value answers getsockopt.
+func (c *call) value(b []byte) verdict {
+	return answer(c.writeValue(c.args[3], c.args[4], b, false))
+}
+
+// install gives the program a duplicate of fd, the unix socket of s, as the result of the call,
+// and puts s into the table.
+func (c *call) install(s *socket, fd int, cloexec bool) verdict {
+	s.where = place{c.tid, noFD}
+	if c.sup.table.add(s) {
+		c.sup.sweepSoon()
+	}
+	a := addFD{id: c.id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, srcFD: uint32(fd)}
+	if cloexec {
+		a.newFDFlags = unix.O_CLOEXEC
+	}
+	v := later
+	n, err := c.addFD(&a)
+	if errors.Is(err, unix.EINVAL) { // Linux before 5.14
+		a.flags = 0
+		n, err = c.addFD(&a)
+		v = ret(n)
+	}
+	if err == nil {
+		c.sup.table.seen(s, place{c.tid, uint64(n)})
+		return v
+	}
+	c.sup.table.remove(s.ino)
+	if errors.Is(err, unix.EMFILE) {
+		return fail(unix.EMFILE)
+	}
+	return fail(unix.ENFILE)
+}
+
+// replace puts fd in the place of the program's descriptor in args[0].
+func (c *call) replace(fd int, cloexec bool) error {
+	a := addFD{id: c.id, flags: unix.SECCOMP_ADDFD_FLAG_SETFD, srcFD: uint32(fd), newFD: uint32(c.args[0])}
+	if cloexec {
+		a.newFDFlags = unix.O_CLOEXEC
+	}
+	_, err := c.addFD(&a)
+	return err
+}
+
+func (c *call) addFD(a *addFD) (int, error) {
+	if !c.locked {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		restore, err := blockSignals()
+		if err != nil {
+			return -1, err
+		}
+		defer restore()
+	}
+	return c.sup.notifier.addFD(a)
+}

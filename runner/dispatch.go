@@ -1,0 +1,146 @@
+package runner
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxOption is the longest value of setsockopt that is read, in bytes.
+const maxOption = 4096
+
+// handle answers one call, on the supervisor's thread.
+func (sup *supervisor) handle(c *call) verdict {
+	if c.name == sysSocket {
+		return sup.socketCall(c)
+	}
+	fd, err := sup.procs.dup(c.tid, c.args[0], 0)
+	if err != nil {
+		return native // the kernel knows the error best
+	}
+	c.fd = fd
+	defer func() {
+		unix.Close(fd)
+		c.fd = -1
+	}()
+	c.ino = inodeOf(fd)
+	s := sup.table.get(c.ino)
+	if s == nil {
+		return native
+	}
+	sup.table.seen(s, place{c.tid, c.args[0]})
+	return s.handle(c)
+}
+
+// handle answers a call on a socket.
+func (s *socket) handle(c *call) verdict {
+	k := s.kind
+	switch c.name {
+	case sysConnect:
+		to, errno := c.readSockaddr(c.args[1], c.args[2], s.domain)
+		if errno != 0 {
+			return fail(errno)
+		}
+		return k.connect(c, to)
+	case sysBind:
+		to, errno := c.readSockaddr(c.args[1], c.args[2], s.domain)
+		if errno == 0 && to.family == unix.AF_UNSPEC {
+			// inet_bind takes AF_UNSPEC with any address for AF_INET.
+			if errno = unix.EAFNOSUPPORT; s.domain == unix.AF_INET {
+				to, errno = s.unspecified(c)
+			}
+		}
+		if errno != 0 {
+			return fail(errno)
+		}
+		return k.bind(c, to)
+	case sysListen:
+		return k.listen(c, int(int32(c.args[1])))
+	case sysAccept:
+		return k.accept(c, 0)
+	case sysAccept4:
+		flags := int(int32(c.args[3]))
+		if flags&^(unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) != 0 {
+			return fail(unix.EINVAL)
+		}
+		return k.accept(c, flags)
+	case sysGetsockname:
+		a, errno := k.localAddr(c)
+		if errno == 0 {
+			errno = c.writeValue(c.args[1], c.args[2], appendSockaddr(nil, s.domain, a), true)
+		}
+		return answer(errno)
+	case sysGetpeername:
+		a, errno := k.remoteAddr(c)
+		if errno == 0 {
+			errno = c.writeValue(c.args[1], c.args[2], appendSockaddr(nil, s.domain, a), true)
+		}
+		return answer(errno)
+	case sysSendto:
+		return k.sendto(c)
+	case sysRecvfrom:
+		return k.recvfrom(c)
+	case sysSendmsg:
+		return k.sendmsg(c)
+	case sysRecvmsg:
+		return k.recvmsg(c)
+	case sysSendmmsg:
+		return k.sendmmsg(c)
+	case sysRecvmmsg:
+		return k.recvmmsg(c)
+	case sysSetsockopt:
+		return s.setsockopt(c)
+	case sysGetsockopt:
+		return s.getsockopt(c)
+	}
+	return native
+}
+
+// unspecified reads the address of a bind with AF_UNSPEC, which must be any address.
+func (s *socket) unspecified(c *call) (sockaddr, syscall.Errno) {
+	b := make([]byte, sizeIn4)
+	if int(int32(c.args[2])) < sizeIn4 {
+		return sockaddr{}, unix.EINVAL
+	}
+	if errno := c.read(c.args[1], b); errno != 0 {
+		return sockaddr{}, errno
+	}
+	if [4]byte(b[4:8]) != [4]byte{} {
+		return sockaddr{}, unix.EAFNOSUPPORT
+	}
+	copy(b, appendSockaddr(nil, unix.AF_INET, parseWire("0.0.0.0:0"))[:2])
+	return parseSockaddr(b, unix.AF_INET)
+}
+
+func (s *socket) setsockopt(c *call) verdict {
+	level, name, n := int(int32(c.args[1])), int(int32(c.args[2])), int(int32(c.args[4]))
+	if n < 0 {
+		return fail(unix.EINVAL)
+	}
+	value := make([]byte, min(n, maxOption))
+	if errno := c.read(c.args[3], value); errno != 0 {
+		return fail(errno)
+	}
+	v := s.kind.setOption(c, level, name, value)
+	if v.mode != modeUnknown {
+		return v
+	}
+	if level == unix.SOL_SOCKET {
+		return native
+	}
+	s.sup.unsupported("setsockopt", "level %d, option %d", level, name)
+	return fail(unix.ENOPROTOOPT)
+}
+
+func (s *socket) getsockopt(c *call) verdict {
+	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
+	v := s.kind.option(c, level, name)
+	if v.mode != modeUnknown {
+		return v
+	}
+	if level == unix.SOL_SOCKET {
+		return native
+	}
+	s.sup.unsupported("getsockopt", "level %d, option %d", level, name)
+	return fail(unix.ENOPROTOOPT)
+}

@@ -1,0 +1,84 @@
+package runner
+
+import (
+	"encoding/binary"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxRead bounds what one call reads of the program's memory at a time, in bytes.
+const maxRead = 1 << 20
+
+// read fills b from the program's memory at addr, or fails with EFAULT.
+func (c *call) read(addr uint64, b []byte) syscall.Errno {
+	return c.memory(unix.SYS_PROCESS_VM_READV, addr, b)
+}
+
+// write copies b to the program's memory at addr, or fails with EFAULT.
+func (c *call) write(addr uint64, b []byte) syscall.Errno {
+	return c.memory(unix.SYS_PROCESS_VM_WRITEV, addr, b)
+}
+
+func (c *call) memory(nr uintptr, addr uint64, b []byte) syscall.Errno {
+	if len(b) == 0 {
+		return 0
+	}
+	if addr == 0 || len(b) > maxRead {
+		return unix.EFAULT
+	}
+	local := unix.Iovec{Base: &b[0]}
+	local.SetLen(len(b))
+	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(b)}
+	n, _, errno := syscall.RawSyscall6(nr, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 1,
+		uintptr(unsafe.Pointer(&remote)), 1, 0)
+	switch {
+	case errno == unix.ESRCH:
+		return unix.ESRCH
+	case errno != 0 || int(n) != len(b):
+		return unix.EFAULT
+	}
+	return 0
+}
+
+// readInt reads an int of the program's.
+func (c *call) readInt(addr uint64) (int, syscall.Errno) {
+	var b [4]byte
+	errno := c.read(addr, b[:])
+	return int(int32(binary.NativeEndian.Uint32(b[:]))), errno
+}
+
+// writeInt writes an int of the program's.
+func (c *call) writeInt(addr uint64, v int) syscall.Errno {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(int32(v)))
+	return c.write(addr, b[:])
+}
+
+// writeValue writes a value and its length as getsockopt and getsockname do: no more than the
+// room that *lenp tells. full says that *lenp becomes the value's whole length even so,
+// as with addresses.
+func (c *call) writeValue(addr, lenp uint64, value []byte, full bool) syscall.Errno {
+	room, errno := c.readInt(lenp)
+	if errno != 0 {
+		return errno
+	}
+	if room < 0 {
+		return unix.EINVAL
+	}
+	n := min(room, len(value))
+	if errno := c.write(addr, value[:n]); errno != 0 {
+		return errno
+	}
+	if full {
+		n = len(value)
+	}
+	return c.writeInt(lenp, n)
+}
+
+// hostOrder is the order of numbers in the program's structures.
+var hostOrder = binary.NativeEndian
+
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -1,0 +1,122 @@
+package runner
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxProcs bounds the pidfds that are kept.
+const maxProcs = 256
+
+// procs finds the descriptors of other processes. It keeps a pidfd for each thread that
+// called lately.
+type procs struct {
+	mu  sync.Mutex
+	fds map[int]int // thread → pidfd of its process
+}
+
+// pidfd returns the descriptor of tid's process. mu is held.
+func (p *procs) pidfd(tid int) (int, error) {
+	if fd, ok := p.fds[tid]; ok {
+		return fd, nil
+	}
+	fd, err := unix.PidfdOpen(tid, 0)
+	if err == unix.EINVAL || err == unix.ENOENT { // not the leader of its threads
+		leader, lerr := threadGroup(tid)
+		if lerr != nil {
+			return -1, unix.ESRCH
+		}
+		fd, err = unix.PidfdOpen(leader, 0)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if len(p.fds) >= maxProcs {
+		p.forgetAll()
+	}
+	if p.fds == nil {
+		p.fds = make(map[int]int)
+	}
+	p.fds[tid] = fd
+	return fd, nil
+}
+
+func (p *procs) forgetAll() {
+	for tid, fd := range p.fds {
+		unix.Close(fd)
+		delete(p.fds, tid)
+	}
+}
+
+// dup duplicates descriptor n of tid's process. If ino is not 0 it must be that inode's.
+func (p *procs) dup(tid int, n uint64, ino uint64) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var err error
+	for range 2 {
+		var pidfd, fd int
+		if pidfd, err = p.pidfd(tid); err != nil {
+			return -1, err
+		}
+		fd, err = unix.PidfdGetfd(pidfd, int(int32(n)), 0)
+		if err == nil {
+			if ino == 0 || inodeOf(fd) == ino {
+				return fd, nil
+			}
+			unix.Close(fd)
+			err = unix.EBADF
+		} else if err != unix.ESRCH && err != unix.EBADF {
+			return -1, err
+		}
+		// The thread's number may belong to another process by now.
+		unix.Close(pidfd)
+		delete(p.fds, tid)
+	}
+	return -1, err
+}
+
+func (p *procs) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forgetAll()
+}
+
+// inodeOf is the inode of a descriptor, 0 if it is none of a socket.
+func inodeOf(fd int) uint64 {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return 0
+	}
+	return st.Ino
+}
+
+// threadGroup returns the process of a thread.
+func threadGroup(tid int) (int, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := bytes.Cut(b, []byte("\nTgid:"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	return strconv.Atoi(string(bytes.TrimSpace(line)))
+}
+
+// noFD is a descriptor that is not known.
+const noFD = ^uint64(0)
+
+// place is where a process had a descriptor.
+type place struct {
+	tid int
+	fd  uint64
+}
+
+// holds says whether the descriptor at the place still is the socket of that inode.
+func (w place) holds(ino uint64) bool {
+	var b [64]byte
+	n, err := unix.Readlink("/proc/"+strconv.Itoa(w.tid)+"/fd/"+strconv.FormatUint(w.fd, 10), b[:])
+	return err == nil && string(b[:n]) == "socket:["+strconv.FormatUint(ino, 10)+"]"
+}

@@ -1,0 +1,58 @@
+package runner
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// told remembers what was said about calls that are not emulated.
+type told struct {
+	mu   sync.Mutex
+	said map[string]bool
+}
+
+// unsupported names a call that is not emulated on standard error: each one where the
+// program runs verbosely, else nothing.
+func (sup *supervisor) unsupported(call, format string, args ...any) {
+	if !sup.cfg.Verbose {
+		return
+	}
+	text := call + ": " + fmt.Sprintf(format, args...)
+	sup.told.mu.Lock()
+	first := !sup.told.said[text]
+	if sup.told.said == nil {
+		sup.told.said = make(map[string]bool)
+	}
+	sup.told.said[text] = true
+	sup.told.mu.Unlock()
+	if first {
+		fmt.Fprintf(os.Stderr, "ustack: %s is not emulated\n", text)
+	}
+}
+
+// summary tells how often each call was passed to the supervisor.
+func (sup *supervisor) summary() {
+	if !sup.cfg.Verbose {
+		return
+	}
+	names := make([]sysno, 0, len(sup.counts))
+	var total uint64
+	for name, n := range sup.counts {
+		names = append(names, name)
+		total += n
+	}
+	slices.SortFunc(names, func(a, b sysno) int {
+		if sup.counts[a] != sup.counts[b] {
+			return int(sup.counts[b]) - int(sup.counts[a])
+		}
+		return strings.Compare(string(a), string(b))
+	})
+	var parts []string
+	for _, name := range names {
+		parts = append(parts, fmt.Sprintf("%s %d", name, sup.counts[name]))
+	}
+	fmt.Fprintf(os.Stderr, "ustack: %d calls were passed to the supervisor: %s\n", total, strings.Join(parts, ", "))
+}

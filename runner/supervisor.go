@@ -1,0 +1,192 @@
+package runner
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A supervisor answers the calls of one program and all that it starts.
+type supervisor struct {
+	cfg      stageConfig
+	front    *os.File
+	arch     *arch
+	names    map[int32]sysno
+	notifier notifier
+	daemon   *daemon
+	meeting  *meeting
+	procs    procs
+	table    table
+	told     told
+	counts   map[sysno]uint64 // of the supervisor's thread
+	held     heldCalls
+	sweeps   chan struct{}
+	sweeping sync.Mutex // held by a sweep
+
+	ctx    context.Context // ends with the last process of the program
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// supervisorMain is the life of the supervisor.
+func supervisorMain() int {
+	unix.CloseOnExec(stageFD)
+	sup := &supervisor{front: os.NewFile(stageFD, "front"), arch: nativeArch(runtime.GOARCH)}
+	line, err := bufio.NewReader(sup.front).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &sup.cfg)
+	}
+	if err == nil {
+		err = prepare(sup.cfg)
+	}
+	if err == nil {
+		err = sup.run()
+	}
+	if err != nil {
+		sup.reportError(err)
+		return 1
+	}
+	return 0
+}
+
+func (sup *supervisor) report(r stageReport) {
+	b, err := json.Marshal(r)
+	if err == nil {
+		_, _ = sup.front.Write(append(b, '\n'))
+	}
+}
+
+func (sup *supervisor) reportError(err error) {
+	r := stageReport{Error: err.Error()}
+	if le, ok := err.(*LaunchError); ok {
+		if errno, ok := le.Err.(syscall.Errno); ok {
+			r.Step, r.Errno = le.Step, errno
+		}
+	}
+	sup.report(r)
+}
+
+// run starts the program and serves it until the last process that has the filter ends.
+func (sup *supervisor) run() (err error) {
+	sup.ctx, sup.cancel = context.WithCancel(context.Background())
+	defer sup.cancel()
+	sup.counts = make(map[sysno]uint64)
+	sup.sweeps = make(chan struct{}, 1)
+	sup.names = make(map[int32]sysno)
+	for name, nr := range sup.arch.nr {
+		sup.names[int32(nr)] = name
+	}
+	// Descendants whose parents end become children of the supervisor, so that it stays
+	// allowed to look at them where only ancestors are (Yama).
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become a reaper of processes: %w", err)
+	}
+	if sup.meeting, err = newMeeting(); err != nil {
+		return err
+	}
+	defer sup.meeting.close()
+	sup.daemon = newDaemon(sup.cfg.Socket)
+	connected := make(chan error, 1)
+	go func() { connected <- sup.daemon.open(sup.ctx) }()
+	l, err := sup.startLauncher()
+	if err != nil {
+		<-connected
+		return err
+	}
+	if err := <-connected; err != nil {
+		l.discard()
+		return err
+	}
+	if err := l.takeFilter(sup); err != nil {
+		return err
+	}
+	defer unix.Close(sup.notifier.fd)
+	sup.report(stageReport{PID: l.pid})
+	sup.wg.Add(3)
+	go sup.reap(l.pid)
+	go l.watchExec(sup)
+	go sup.sweeper()
+	releaseStandardStreams()
+	sup.loop()
+	sup.end()
+	return nil
+}
+
+// loop receives calls and answers them, on a thread of its own whose signals are blocked.
+func (sup *supervisor) loop() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	restore, err := blockSignals()
+	if err != nil {
+		return
+	}
+	defer restore()
+	var n notification
+	for sup.notifier.next(&n) == nil {
+		c := call{
+			sup: sup, id: n.id, tid: int(n.pid), name: sup.names[n.nr], args: n.args,
+			fd: -1, locked: true,
+		}
+		sup.counts[c.name]++
+		sup.held.drop(c.tid)
+		c.send(sup.handle(&c))
+	}
+}
+
+// end hands over to the daemon what the program has left, and waits for what still runs.
+func (sup *supervisor) end() {
+	sup.cancel()
+	sup.held.dropAll()
+	for _, s := range sup.table.all() {
+		s.kind.gone()
+	}
+	sup.daemon.close()
+	sup.wg.Wait()
+	sup.procs.close()
+	sup.summary()
+}
+
+// reap waits for the program, and for orphans that became children of the supervisor.
+func (sup *supervisor) reap(pid int) {
+	defer sup.wg.Done()
+	for {
+		var ws unix.WaitStatus
+		p, err := unix.Wait4(-1, &ws, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		sup.sweepSoon()
+		if p == pid {
+			sup.report(stageReport{Ended: true, Status: uint32(ws)})
+			if !sup.cfg.Verbose {
+				discardStream(2)
+			}
+		}
+	}
+}
+
+// releaseStandardStreams lets go of the program's standard streams, so that whoever reads
+// them sees their end. Standard error stays while the program lives.
+func releaseStandardStreams() {
+	discardStream(0)
+	discardStream(1)
+}
+
+func discardStream(fd int) {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	_ = unix.Dup3(null, fd, 0)
+	unix.Close(null)
+}

@@ -1,0 +1,163 @@
+package runner
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"strconv"
+	"time"
+)
+
+const (
+	// minSweep is how many sockets may come before the first sweep.
+	minSweep = 512
+	// sweepTime is how often it is looked whether a socket that holds something of the daemon's
+	// is still there, such as a listener's port.
+	sweepTime = 250 * time.Millisecond
+	// sweepShare bounds the time spent so: one part in this many.
+	sweepShare = 50
+)
+
+// A holder is a kind that can hold something of the daemon's without a connection whose end
+// would tell that the program has closed it.
+type holder interface{ holds() bool }
+
+// sweeper looks for sockets that no process has any more, and for calls that nobody waits for.
+func (sup *supervisor) sweeper() {
+	defer sup.wg.Done()
+	t := time.NewTimer(sweepTime)
+	defer t.Stop()
+	for {
+		all := false
+		select {
+		case <-sup.ctx.Done():
+			return
+		case <-sup.sweeps:
+			all = true
+		case <-t.C:
+		}
+		start := time.Now()
+		sup.held.dropGone()
+		sup.sweep(all)
+		t.Reset(max(sweepTime, sweepShare*time.Since(start)))
+	}
+}
+
+// sweepSoon asks for a sweep of all sockets.
+func (sup *supervisor) sweepSoon() {
+	select {
+	case sup.sweeps <- struct{}{}:
+	default:
+	}
+}
+
+// sweepNow is for one who needs what a closed socket may hold still.
+func (sup *supervisor) sweepNow() {
+	sup.held.dropGone()
+	sup.sweep(true)
+	sup.sweep(true)
+}
+
+// sweep lets go of sockets that no process has: of all, or of those that hold something of
+// the daemon's.
+func (sup *supervisor) sweep(all bool) {
+	sup.sweeping.Lock()
+	defer sup.sweeping.Unlock()
+	sup.table.mu.Lock()
+	clock := sup.table.clock
+	var doubtful []*socket
+	for _, s := range sup.table.byIno {
+		if h, ok := s.kind.(holder); all || ok && h.holds() {
+			doubtful = append(doubtful, s)
+		}
+	}
+	sup.table.mu.Unlock()
+	// Where it was last is the quick answer for most.
+	n := 0
+	for _, s := range doubtful {
+		sup.table.mu.Lock()
+		where := s.where
+		sup.table.mu.Unlock()
+		if where.tid == 0 || !where.holds(s.ino) {
+			doubtful[n] = s
+			n++
+		}
+	}
+	if doubtful = doubtful[:n]; n == 0 {
+		sup.table.swept(all)
+		return
+	}
+	// A socket that is passed on or in flight is in the kernel's list all the same. The list can
+	// miss one while others go, so two lists have to. One that came after the list was
+	// begun says nothing.
+	there, err := unixInodes()
+	if err != nil {
+		return
+	}
+	missing := false
+	for _, s := range doubtful {
+		gone := false
+		sup.table.mu.Lock()
+		switch {
+		case there[s.ino]:
+			s.missed = 0
+		case s.born <= clock:
+			s.missed++
+			gone = s.missed > 1
+			missing = missing || !gone
+		}
+		if gone {
+			delete(sup.table.byIno, s.ino)
+		}
+		sup.table.mu.Unlock()
+		if gone {
+			s.kind.gone()
+		}
+	}
+	sup.table.swept(all)
+	if missing {
+		sup.sweepSoon()
+	}
+}
+
+func (t *table) swept(all bool) {
+	if !all {
+		return
+	}
+	t.mu.Lock()
+	t.atLast = len(t.byIno)
+	t.mu.Unlock()
+}
+
+// all lists the sockets.
+func (t *table) all() []*socket {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]*socket, 0, len(t.byIno))
+	for _, s := range t.byIno {
+		out = append(out, s)
+	}
+	return out
+}
+
+// unixInodes are the inodes of the unix sockets of this network namespace (proc_pid_net(5)).
+func unixInodes() (map[uint64]bool, error) {
+	f, err := os.Open("/proc/thread-self/net/unix")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	out := make(map[uint64]bool)
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		// Num RefCount Protocol Flags Type St Inode Path
+		fields := bytes.Fields(sc.Bytes())
+		if len(fields) < 7 {
+			continue
+		}
+		if ino, err := strconv.ParseUint(string(fields[6]), 10, 64); err == nil {
+			out[ino] = true
+		}
+	}
+	return out, sc.Err()
+}

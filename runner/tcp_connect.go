@@ -1,0 +1,341 @@
+package runner
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/control"
+)
+
+// watchTime is how often a dial that takes long looks whether the program still has
+// the socket.
+const watchTime = 50 * time.Millisecond
+
+// A dialing is a connect under way.
+type dialing struct {
+	cancel context.CancelFunc
+	// waiting are the calls that block until it is over. The socket's mu guards it.
+	waiting []*call
+	// stuffed says that the unix socket's buffer was filled, so that it polls as one that
+	// is not connected yet.
+	stuffed bool
+}
+
+func (t *tcp) connect(c *call, to sockaddr) verdict {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if to.family == unix.AF_UNSPEC {
+		return t.disconnect(c)
+	}
+	switch t.state {
+	case tcpConnected:
+		if !t.told {
+			t.told = true
+			return ret(0)
+		}
+		return fail(unix.EISCONN)
+	case tcpEnded, tcpListening:
+		return fail(unix.EISCONN)
+	case tcpConnecting:
+		if c.nonblocking() {
+			return fail(unix.EALREADY)
+		}
+		t.wait(c, unix.EALREADY)
+		return later
+	case tcpFailed:
+		if errno := t.err; errno != 0 {
+			t.err = 0
+			return fail(errno)
+		}
+		if errno := t.renew(c); errno != 0 {
+			return fail(errno)
+		}
+	}
+	a := to.addr.Addr()
+	switch {
+	case a.Is4In6() && t.options["ipv6.v6only"] != 0:
+		return fail(unix.ENETUNREACH)
+	case a.IsMulticast():
+		return fail(unix.ENETUNREACH)
+	}
+	return t.start(c, to)
+}
+
+// start begins to dial. mu is held.
+func (t *tcp) start(c *call, to sockaddr) verdict {
+	nonblocking := c.nonblocking()
+	if nonblocking {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1) // the least there is
+	}
+	if t.far < 0 {
+		far, err := t.s.sup.meeting.pair(c.fd)
+		if err != nil {
+			return fail(errnoOf(err))
+		}
+		t.far = far
+	}
+	ctx, cancel := context.WithCancel(t.s.sup.ctx)
+	d := &dialing{cancel: cancel, stuffed: nonblocking}
+	remote := to.addr.Addr().Unmap()
+	r := control.Request{
+		Op: "dial", Network: "tcp4", Address: to.wire(), Hold: true, Options: t.optionsFor(remote),
+	}
+	switch {
+	case t.flow != 0:
+		r.Flow = t.flow
+	case t.wanted.IsValid():
+		r.Local = sockaddr{addr: t.wanted}.wire()
+	}
+	if remote.Is6() {
+		r.Network = "tcp6"
+	}
+	fd := -1
+	if nonblocking {
+		stuff(c.fd)
+	} else {
+		var err error
+		if fd, err = unix.FcntlInt(uintptr(t.far), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			cancel()
+			return fail(unix.ENFILE)
+		}
+	}
+	t.state, t.dial, t.err = tcpConnecting, d, 0
+	t.s.sup.wg.Add(1)
+	go t.run(ctx, d, c.detached(), r, fd)
+	if nonblocking {
+		return fail(unix.EINPROGRESS)
+	}
+	t.wait(c, unix.EINPROGRESS)
+	return later
+}
+
+// wait lets a call wait for the end of the dial; after SO_SNDTIMEO it answers errno. mu is held.
+func (t *tcp) wait(c *call, errno syscall.Errno) {
+	w := c.detached()
+	d := t.dial
+	d.waiting = append(d.waiting, w)
+	tv, err := unix.GetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO)
+	if err != nil || tv.Sec == 0 && tv.Usec == 0 {
+		return
+	}
+	time.AfterFunc(time.Duration(tv.Nano()), func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for i, other := range d.waiting {
+			if other == w {
+				d.waiting = append(d.waiting[:i], d.waiting[i+1:]...)
+				w.send(fail(errno))
+				return
+			}
+		}
+	})
+}
+
+// run dials, then follows the connection to its end.
+func (t *tcp) run(ctx context.Context, d *dialing, c *call, r control.Request, fd int) {
+	defer t.s.sup.wg.Done()
+	watch := time.AfterFunc(watchTime, func() { t.watch(d) })
+	rep, session, err := t.s.sup.daemon.call(ctx, r, fd)
+	watch.Stop()
+	d.cancel()
+	if err != nil {
+		t.failed(d, errnoOf(err))
+		return
+	}
+	if !t.connected(d, c, rep, session) {
+		session.Post(control.Request{Op: "abort", Flow: rep.Flow})
+		return
+	}
+	done, why := rep.Ended()
+	<-done
+	t.ended(why())
+}
+
+// watch cancels a dial whose socket the program has closed.
+func (t *tcp) watch(d *dialing) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dial != d {
+		return
+	}
+	p := [1]unix.PollFd{{Fd: int32(t.far)}}
+	if n, err := unix.Poll(p[:], 0); t.far < 0 || err == nil && n > 0 && p[0].Revents&unix.POLLHUP != 0 {
+		d.cancel()
+		return
+	}
+	time.AfterFunc(watchTime, func() { t.watch(d) })
+}
+
+// failed tells the program that the dial did not work.
+func (t *tcp) failed(d *dialing, errno syscall.Errno) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dial, t.flow, t.err = nil, 0, errno
+	t.state = tcpFresh
+	if d.stuffed {
+		// With the filler unread the close makes the program's end poll POLLERR and POLLHUP.
+		t.state = tcpFailed
+		unix.Close(t.far)
+		t.far = -1
+	}
+	for _, w := range d.waiting {
+		if w.send(fail(errno)) {
+			t.err = 0
+		}
+	}
+	d.waiting = nil
+}
+
+// connected tells the program that the dial worked. It says whether the program still
+// has the socket.
+func (t *tcp) connected(d *dialing, c *call, rep control.Reply, session *control.Session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	far := t.far
+	if far < 0 {
+		t.dial = nil
+		return false
+	}
+	t.far, t.dial = -1, nil
+	t.session, t.flow = session, rep.Flow
+	t.local, t.remote = parseWire(rep.Local), parseWire(rep.Remote)
+	t.state, t.told = tcpConnected, false
+	if d.stuffed {
+		_ = t.withFD(func(fd int) error {
+			t.s.sup.growSendBuffer(fd)
+			return nil
+		})
+		drain(far)
+		// Before anybody else can close the flow: what the program writes from here on is
+		// delivered even if it ends at once.
+		session.PostFD(control.Request{Op: "attach", Flow: rep.Flow}, far)
+	} else {
+		unix.Close(far)
+	}
+	for _, w := range d.waiting {
+		if w.send(ret(0)) {
+			t.told = true
+		}
+	}
+	d.waiting = nil
+	return true
+}
+
+// ended leaves a byte unread in the program's end after an error, so that the close of the
+// daemon's end becomes ECONNRESET there, and lets the daemon close.
+func (t *tcp) ended(why error) {
+	t.mu.Lock()
+	t.state = tcpEnded
+	session, flow := t.session, t.flow
+	t.flow = 0
+	errno := errnoOf(why)
+	if why != nil && errno != unix.ECONNRESET {
+		t.err = errno
+	}
+	t.mu.Unlock()
+	if why == nil || session.Err() != nil {
+		return
+	}
+	_ = t.withFD(func(fd int) error {
+		return unix.Sendto(fd, []byte{0}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+	})
+	session.Post(control.Request{Op: "close", Flow: flow})
+}
+
+// withFD runs f with a duplicate of the program's descriptor, if it can be found.
+func (t *tcp) withFD(f func(fd int) error) error {
+	fd, err := t.s.sup.find(t.s)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}
+
+// disconnect is connect with AF_UNSPEC. mu is held.
+func (t *tcp) disconnect(c *call) verdict {
+	switch t.state {
+	case tcpFresh:
+		return ret(0)
+	case tcpListening:
+		t.lis.close()
+		t.lis = nil
+	case tcpConnecting:
+		t.dial.cancel()
+	}
+	if t.flow != 0 {
+		t.session.Post(control.Request{Op: "abort", Flow: t.flow})
+		t.flow = 0
+	}
+	return answer(t.renew(c))
+}
+
+// renew gives the program a new unix socket in the place of one that is used up. mu is held.
+func (t *tcp) renew(c *call) syscall.Errno {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return errnoOf(err)
+	}
+	t.s.sup.growSendBuffer(fd)
+	if c.nonblocking() {
+		_ = unix.SetNonblock(fd, true)
+	}
+	old := t.s.ino
+	t.s.sup.table.rename(t.s, inodeOf(fd))
+	if err := c.replace(fd, c.closeOnExec()); err != nil {
+		unix.Close(fd)
+		t.s.sup.table.rename(t.s, old)
+		return unix.ENOTCONN
+	}
+	// The handler goes on with the new one.
+	_ = unix.Dup3(fd, c.fd, unix.O_CLOEXEC)
+	unix.Close(fd)
+	c.ino = t.s.ino
+	if t.far >= 0 {
+		unix.Close(t.far)
+		t.far = -1
+	}
+	t.state, t.err, t.told = tcpFresh, 0, false
+	return 0
+}
+
+// closeOnExec says whether the program's descriptor is closed by execve.
+func (c *call) closeOnExec() bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(c.tid) + "/fdinfo/" + strconv.FormatUint(c.args[0], 10))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), "flags:")
+	line, _, _ := strings.Cut(rest, "\n")
+	flags, err := strconv.ParseUint(strings.TrimSpace(line), 8, 64)
+	return err == nil && flags&unix.O_CLOEXEC != 0
+}
+
+var filler [4096]byte
+
+// stuff fills the send buffer, so that the program cannot write.
+func stuff(fd int) {
+	b := filler[:]
+	for len(b) > 0 {
+		if _, err := unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil && err != unix.EINTR {
+			b = b[:len(b)/16]
+		}
+	}
+}
+
+// drain takes what stuff wrote out at the far end. The program has not written anything since.
+func drain(far int) {
+	var b [8192]byte
+	for {
+		n, _, err := unix.Recvfrom(far, b[:], unix.MSG_DONTWAIT)
+		if err != unix.EINTR && (err != nil || n == 0) {
+			return
+		}
+	}
+}

@@ -1,0 +1,328 @@
+package runner
+
+import (
+	"maps"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/control"
+)
+
+// tcpRules are the integer options of TCP sockets that are passed on to the stack.
+var tcpRules = map[optionKey]optionRule{
+	{unix.SOL_SOCKET, unix.SO_REUSEADDR}: {wire: "so.reuseaddr", min: -maxInt32, max: maxInt32, as: asSwitch},
+	{unix.SOL_SOCKET, unix.SO_REUSEPORT}: {wire: "so.reuseport", min: -maxInt32, max: maxInt32, as: asSwitch},
+	{unix.SOL_SOCKET, unix.SO_KEEPALIVE}: {wire: "so.keepalive", min: -maxInt32, max: maxInt32, as: asSwitch},
+
+	{unix.IPPROTO_TCP, unix.TCP_NODELAY}:      {wire: "tcp.nodelay", min: -maxInt32, max: maxInt32, as: asSwitch},
+	{unix.IPPROTO_TCP, unix.TCP_CORK}:         {wire: "tcp.cork", min: -maxInt32, max: maxInt32, as: asSwitch},
+	{unix.IPPROTO_TCP, unix.TCP_QUICKACK}:     {wire: "tcp.quickack", min: -maxInt32, max: maxInt32, initial: 1, as: asSwitch},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE}:     {wire: "tcp.keepidle", min: 1, max: 32767, initial: 7200},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL}:    {wire: "tcp.keepintvl", min: 1, max: 32767, initial: 75},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT}:      {wire: "tcp.keepcnt", min: 1, max: 127, initial: 9},
+	{unix.IPPROTO_TCP, unix.TCP_SYNCNT}:       {wire: "tcp.syncnt", min: 1, max: 127, initial: 6},
+	{unix.IPPROTO_TCP, unix.TCP_MAXSEG}:       {wire: "tcp.maxseg", min: 88, max: 32767, initial: 536},
+	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT}: {wire: "tcp.user_timeout", min: 0, max: maxInt32},
+
+	{unix.IPPROTO_IP, unix.IP_TTL}:          {wire: "ip.ttl", min: -1, max: 255, initial: 64},
+	{unix.IPPROTO_IP, unix.IP_TOS}:          {wire: "ip.tos", min: 0, max: 255},
+	{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}: {wire: "ip.mtu_discover", min: 0, max: 2, initial: 1},
+
+	{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS}: {wire: "ipv6.unicast_hops", min: -1, max: 255, initial: 64},
+	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:       {wire: "ipv6.tclass", min: -1, max: 255},
+	{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}:       {wire: "ipv6.v6only", min: -maxInt32, max: maxInt32, as: asSwitch},
+}
+
+// keptOptions are options that make no difference on the stack, and are remembered as set.
+var keptOptions = map[optionKey]int{
+	{unix.SOL_SOCKET, unix.SO_OOBINLINE}:              0,
+	{unix.SOL_SOCKET, unix.SO_DONTROUTE}:              0,
+	{unix.SOL_SOCKET, unix.SO_BROADCAST}:              0,
+	{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT}:         0,
+	{unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP}:         0,
+	{unix.IPPROTO_TCP, unix.TCP_LINGER2}:              60,
+	{unix.IPPROTO_TCP, unix.TCP_FASTOPEN}:             0,
+	{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT}:        0,
+	{unix.IPPROTO_TCP, unix.TCP_THIN_LINEAR_TIMEOUTS}: 0,
+	{unix.IPPROTO_TCP, unix.TCP_THIN_DUPACK}:          0,
+	{unix.IPPROTO_TCP, unix.TCP_SAVE_SYN}:             0,
+	{unix.IPPROTO_IP, unix.IP_FREEBIND}:               0,
+	{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT}:   0,
+	{unix.IPPROTO_IP, unix.IP_RECVERR}:                0,
+	{unix.IPPROTO_IP, unix.IP_MULTICAST_TTL}:          1,
+	{unix.IPPROTO_IP, unix.IP_LOCAL_PORT_RANGE}:       0,
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVERR}:            0,
+	{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER}:       1,
+	{unix.IPPROTO_IPV6, unix.IPV6_AUTOFLOWLABEL}:      1,
+	{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND}:           0,
+}
+
+// keptName is what a kept option is called among the options of a socket.
+func keptName(k optionKey) string {
+	return "kept." + itoa(k.level) + "." + itoa(k.name)
+}
+
+// optionsFor are the options to send with a request about remote: those of the other family
+// are left out, and those that only the supervisor keeps. mu is held.
+func (t *tcp) optionsFor(remote netip.Addr) map[string]int {
+	if len(t.options) == 0 {
+		return nil
+	}
+	out := maps.Clone(t.options)
+	for name := range out {
+		switch {
+		case name[0] == 'k',
+			name == "ipv6.v6only" && remote.IsValid(),
+			name[:3] == "ip." && remote.Is6(),
+			name[:3] == "ipv" && (remote.Is4() || t.s.domain == unix.AF_INET):
+			delete(out, name)
+		}
+	}
+	return out
+}
+
+// set notes an option and passes it on. mu is held.
+func (t *tcp) set(wire string, v int) {
+	t.options[wire] = v
+	if t.flow != 0 {
+		t.session.Post(control.Request{Op: "setopt", Flow: t.flow, Name: wire, Value: v})
+	}
+}
+
+func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
+	key := optionKey{level, name}
+	if rule, ok := tcpRules[key]; ok {
+		v, errno := intValue(level, value)
+		switch {
+		case errno != 0:
+			return fail(errno)
+		case level == unix.IPPROTO_IPV6 && t.s.domain != unix.AF_INET6:
+			return fail(unix.ENOPROTOOPT)
+		case v < rule.min || v > rule.max:
+			return fail(unix.EINVAL)
+		}
+		if rule.as != nil {
+			v = rule.as(v)
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if rule.wire == "ipv6.v6only" && (t.wanted.IsValid() || t.state != tcpFresh) {
+			return fail(unix.EINVAL)
+		}
+		t.set(rule.wire, v)
+		return ret(0)
+	}
+	if _, ok := keptOptions[key]; ok {
+		v, errno := intValue(level, value)
+		if errno != 0 {
+			return fail(errno)
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.options[keptName(key)] = v
+		return ret(0)
+	}
+	switch key {
+	case optionKey{unix.SOL_SOCKET, unix.SO_LINGER}:
+		return t.setLinger(value)
+	case optionKey{unix.SOL_SOCKET, unix.SO_RCVBUF}, optionKey{unix.SOL_SOCKET, unix.SO_SNDBUF},
+		optionKey{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE}, optionKey{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE}:
+		return t.setBuffer(name, value)
+	case optionKey{unix.IPPROTO_TCP, unix.TCP_CONGESTION}:
+		return ret(0) // the stack has one for all
+	case optionKey{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT}, optionKey{unix.IPPROTO_TCP, unix.TCP_ULP}, optionKey{unix.IPPROTO_TCP, unix.TCP_MD5SIG}:
+		return fail(unix.EOPNOTSUPP)
+	case optionKey{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}, optionKey{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}:
+		return ret(0) // the stack has one link
+	}
+	return unknown
+}
+
+func (t *tcp) setLinger(value []byte) verdict {
+	if len(value) < unix.SizeofLinger {
+		return fail(unix.EINVAL)
+	}
+	on, _ := intValue(unix.SOL_SOCKET, value)
+	seconds, _ := intValue(unix.SOL_SOCKET, value[4:])
+	if on == 0 {
+		seconds = -1
+	} else if seconds < 0 {
+		seconds = maxInt32
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.set("so.linger", seconds)
+	return ret(0)
+}
+
+// setBuffer sets the size of a buffer of the stack's. The unix socket keeps its own.
+func (t *tcp) setBuffer(name int, value []byte) verdict {
+	v, errno := intValue(unix.SOL_SOCKET, value)
+	if errno != 0 {
+		return fail(errno)
+	}
+	wire := "so.rcvbuf"
+	if name == unix.SO_SNDBUF || name == unix.SO_SNDBUFFORCE {
+		wire = "so.sndbuf"
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.set(wire, min(max(v, 2304), 1<<29))
+	return ret(0)
+}
+
+func (t *tcp) option(c *call, level, name int) verdict {
+	if v, ok := t.s.nature(level, name); ok {
+		return c.value(intBytes(v))
+	}
+	key := optionKey{level, name}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if rule, ok := tcpRules[key]; ok {
+		if level == unix.IPPROTO_IPV6 && t.s.domain != unix.AF_INET6 {
+			return fail(unix.ENOPROTOOPT)
+		}
+		v, set := t.options[rule.wire]
+		switch {
+		case rule.wire == "tcp.maxseg" && t.state == tcpConnected:
+			return t.ask(c, rule.wire, rule.initial)
+		case !set:
+			v = rule.initial
+		}
+		return c.value(intBytes(v))
+	}
+	if v, ok := keptOptions[key]; ok {
+		if set, ok := t.options[keptName(key)]; ok {
+			v = set
+		}
+		return c.value(intBytes(v))
+	}
+	switch key {
+	case optionKey{unix.SOL_SOCKET, unix.SO_ERROR}:
+		return c.value(intBytes(int(t.takeError(c))))
+	case optionKey{unix.SOL_SOCKET, unix.SO_LINGER}:
+		v, set := t.options["so.linger"]
+		if !set || v < 0 {
+			return c.value(make([]byte, unix.SizeofLinger))
+		}
+		return c.value(append(intBytes(1), intBytes(v)...))
+	case optionKey{unix.SOL_SOCKET, unix.SO_RCVBUF}:
+		if v, ok := t.options["so.rcvbuf"]; ok {
+			return c.value(intBytes(2 * v)) // as the kernel counts (socket(7))
+		}
+		return c.value(intBytes(131072))
+	case optionKey{unix.SOL_SOCKET, unix.SO_SNDBUF}:
+		if v, ok := t.options["so.sndbuf"]; ok {
+			return c.value(intBytes(2 * v))
+		}
+		return c.value(intBytes(87040))
+	case optionKey{unix.IPPROTO_TCP, unix.TCP_CONGESTION}:
+		return c.value(append([]byte("cubic"), make([]byte, 11)...))
+	case optionKey{unix.IPPROTO_TCP, unix.TCP_INFO}:
+		return t.info(c)
+	case optionKey{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT}:
+		return c.value(intBytes(0))
+	case optionKey{unix.IPPROTO_IP, unix.IP_MTU}, optionKey{unix.IPPROTO_IPV6, unix.IPV6_MTU}:
+		if t.state != tcpConnected {
+			return fail(unix.ENOTCONN)
+		}
+		return c.value(intBytes(1500))
+	}
+	return unknown
+}
+
+// takeError is SO_ERROR: what a connect or the stack has left, else what the unix socket
+// met. mu is held.
+func (t *tcp) takeError(c *call) syscall.Errno {
+	if t.err != 0 {
+		errno := t.err
+		t.err = 0
+		// The unix socket's own error tells of the same.
+		_, _ = unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		return errno
+	}
+	v, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil || t.state == tcpConnecting || t.state == tcpFailed {
+		return 0
+	}
+	return syscall.Errno(v)
+}
+
+// ask gets an option's value from the daemon. mu is held.
+func (t *tcp) ask(c *call, wire string, otherwise int) verdict {
+	session, flow := t.session, t.flow
+	d := c.detached()
+	return c.later(func() verdict {
+		v := otherwise
+		if rep, err := session.Call(t.s.sup.ctx, control.Request{Op: "getopt", Flow: flow, Name: wire}, -1); err == nil {
+			v = rep.Value
+		}
+		return d.value(intBytes(v))
+	})
+}
+
+// Offsets in struct tcp_info (include/uapi/linux/tcp.h).
+const (
+	tcpInfoSize    = 104
+	tcpInfoState   = 0
+	tcpInfoRTO     = 8
+	tcpInfoSndMSS  = 16
+	tcpInfoRcvMSS  = 20
+	tcpInfoPMTU    = 60
+	tcpInfoRTT     = 68
+	tcpInfoRTTVar  = 72
+	tcpInfoSndCwnd = 80
+	tcpInfoAdvMSS  = 84
+)
+
+// tcpStates in include/net/tcp_states.h.
+const (
+	linuxEstablished = 1
+	linuxSynSent     = 2
+	linuxClose       = 7
+	linuxListen      = 10
+)
+
+// info is TCP_INFO's basics. mu is held.
+func (t *tcp) info(c *call) verdict {
+	b := make([]byte, tcpInfoSize)
+	switch t.state {
+	case tcpConnecting:
+		b[tcpInfoState] = linuxSynSent
+	case tcpListening:
+		b[tcpInfoState] = linuxListen
+	default:
+		b[tcpInfoState] = linuxClose
+	}
+	if t.state != tcpConnected {
+		return c.value(b)
+	}
+	b[tcpInfoState] = linuxEstablished
+	session, flow := t.session, t.flow
+	d := c.detached()
+	return c.later(func() verdict {
+		for _, f := range []struct {
+			wire string
+			at   int
+		}{
+			{"tcp.info.state", tcpInfoState},
+			{"tcp.info.rto", tcpInfoRTO}, {"tcp.info.rtt", tcpInfoRTT}, {"tcp.info.rttvar", tcpInfoRTTVar},
+			{"tcp.info.snd_cwnd", tcpInfoSndCwnd}, {"tcp.maxseg", tcpInfoSndMSS},
+		} {
+			rep, err := session.Call(t.s.sup.ctx, control.Request{Op: "getopt", Flow: flow, Name: f.wire}, -1)
+			switch {
+			case err != nil:
+			case f.at == tcpInfoState:
+				b[f.at] = byte(rep.Value)
+			default:
+				copy(b[f.at:], intBytes(rep.Value))
+			}
+		}
+		copy(b[tcpInfoRcvMSS:], b[tcpInfoSndMSS:tcpInfoSndMSS+4])
+		copy(b[tcpInfoAdvMSS:], b[tcpInfoSndMSS:tcpInfoSndMSS+4])
+		copy(b[tcpInfoPMTU:], intBytes(1500))
+		return d.value(b)
+	})
+}
