@@ -23,7 +23,7 @@ func (cc *clientConn) connect(req *http.Request, br *bufio.Reader) {
 		return
 	}
 	growSend(cc.e)
-	p := newPump(conn, cc.e)
+	p := newPump(conn, cc.e, &cc.srv.flows)
 	if n := br.Buffered(); n > 0 {
 		head, _ := br.Peek(n)
 		p.head = append([]byte(nil), head...)
@@ -48,7 +48,7 @@ func (cc *clientConn) connectDial(req *http.Request) (Conn, error) {
 
 func growSend(e *endpoint) {
 	_ = e.control(func(fd int) error {
-		growSendBuffer(fd)
+		setSendBuffer(fd, socketBuffer)
 		return nil
 	})
 }

@@ -14,13 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// bufferLen is the size of one step of a copy, in bytes. netstack joins only
-	// what one write hands over, so small steps make small frames.
-	bufferLen = 256 << 10
-	// socketBuffer is what is asked for as the send buffer of a data socket, in bytes.
-	socketBuffer = 2 << 20
-)
+// bufferLen is the size of one step of a copy, in bytes. netstack joins only
+// what one write hands over, so small steps make small frames.
+const bufferLen = 256 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferLen); return &b }}
 
@@ -68,7 +64,7 @@ func endpointFromFD(fd int, types ...int) (*endpoint, error) {
 
 // dataEndpoint takes over a data socket that does not block.
 func dataEndpoint(fd int) (*endpoint, error) {
-	growSendBuffer(fd)
+	setSendBuffer(fd, socketBuffer)
 	f := os.NewFile(uintptr(fd), "flow")
 	e, err := newEndpoint(f)
 	if err != nil {
@@ -76,13 +72,6 @@ func dataEndpoint(fd int) (*endpoint, error) {
 		return nil, err
 	}
 	return e, nil
-}
-
-// growSendBuffer asks for a large send buffer; what the kernel grants is enough to work with.
-func growSendBuffer(fd int) {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer)
-	}
 }
 
 // badDescriptor says why a descriptor cannot carry data.

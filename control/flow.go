@@ -117,7 +117,7 @@ func (f *flow) startStream(ep *endpoint) {
 		ep.Close()
 		return
 	}
-	p := newPump(f.conn, ep)
+	p := newPump(f.conn, ep, &f.s.srv.flows)
 	p.hold = f.hold
 	p.linger0.Store(f.linger0)
 	p.failed = func(err error) {

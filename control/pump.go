@@ -18,6 +18,7 @@ const holdTime = time.Second
 type pump struct {
 	conn Conn
 	ep   *endpoint
+	with *company
 	// head holds bytes from the program that were read before the pump began.
 	head []byte
 	// hold keeps ep open after an error until release or holdTime.
@@ -42,13 +43,17 @@ type pump struct {
 	relOnce  sync.Once
 }
 
-func newPump(conn Conn, ep *endpoint) *pump {
-	p := &pump{conn: conn, ep: ep, released: make(chan struct{})}
+func newPump(conn Conn, ep *endpoint, with *company) *pump {
+	p := &pump{conn: conn, ep: ep, with: with, released: make(chan struct{})}
 	p.touch()
 	return p
 }
 
-func (p *pump) touch() { p.moved.Store(time.Now().UnixNano()) }
+func (p *pump) touch() int64 {
+	now := time.Now().UnixNano()
+	p.moved.Store(now)
+	return now
+}
 
 // run returns when both directions have ended and both sides are closed.
 func (p *pump) run() {
@@ -213,7 +218,7 @@ func (p *pump) writeFailed(err error) {
 // downstream copies from the stack to the program. Its error is what ended the
 // connection; nil when the peer half-closed or this side has closed.
 func (p *pump) downstream() error {
-	d := &downWriter{p: p}
+	d := &downWriter{p: p, traffic: traffic{with: p.with}}
 	_, err := p.conn.WriteTo(d)
 	if d.gone {
 		return nil
@@ -238,6 +243,7 @@ type downWriter struct {
 	p       *pump
 	discard bool // the program shut down its reading
 	gone    bool
+	traffic traffic
 }
 
 // errFailed ends upstream after fail.
@@ -246,7 +252,7 @@ var errFailed = errors.New("connection has failed")
 var errProgramGone = errors.New("program has closed its end")
 
 func (d *downWriter) Write(b []byte) (int, error) {
-	d.p.touch()
+	d.traffic.step(d.p.ep, len(b), d.p.touch())
 	if d.discard {
 		return len(b), nil
 	}

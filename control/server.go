@@ -55,6 +55,8 @@ type Server struct {
 	log *slog.Logger
 	// starting counts flows that their clients know of and that are not in drains yet.
 	starting atomic.Int64
+	// flows is what streams know of the flows beside them.
+	flows company
 	// ctx ends with Close; every connection's context comes from it.
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -25,6 +25,9 @@ type TCPConn struct {
 	reader  tcpip.SliceWriter // where the current Read puts its bytes
 	taken   int               // bytes read since the path was measured
 	longWay bool              // see moderate
+	traffic traffic
+	relay   bool  // WriteTo has been called
+	tuned   int64 // size that moderate gave the receive buffer, 0: none yet
 
 	writeMu sync.Mutex
 	writer  bytes.Reader // what the current Write has left
@@ -237,6 +240,9 @@ func (w *blockWriter) release() {
 // WriteTo implements io.WriterTo: it passes all that the peer sends to w, until
 // the peer closes its side. It holds no memory while nothing arrives.
 func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
+	c.readMu.Lock()
+	c.relay = true
+	c.readMu.Unlock()
 	var in blockWriter
 	defer in.release()
 	var total int64

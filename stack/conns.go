@@ -31,8 +31,9 @@ const orphanTimeout = 100 * time.Second
 // conns knows which connections their owner has not closed, which netstack does
 // not tell of one in FIN-WAIT-2, and bounds those that were closed.
 type conns struct {
-	mu   sync.Mutex
-	open map[tcpip.Endpoint]struct{}
+	company company
+	mu      sync.Mutex
+	open    map[tcpip.Endpoint]struct{}
 	// deep writes for the connections once there are manyConns, unless ended.
 	deep  atomic.Pointer[deepWriter]
 	ended bool
