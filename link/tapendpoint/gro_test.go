@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -19,173 +18,6 @@ import (
 
 	"github.com/ustack/ustack/link"
 )
-
-const (
-	fin = header.TCPFlagFin
-	syn = header.TCPFlagSyn
-	rst = header.TCPFlagRst
-	psh = header.TCPFlagPsh
-	ack = header.TCPFlagAck
-	urg = header.TCPFlagUrg
-	ece = header.TCPFlagEce
-	cwr = header.TCPFlagCwr
-)
-
-// A seg is a TCP segment to be made. The zero value is of port 0 with an ACK.
-type seg struct {
-	v6       bool
-	port     uint16 // the flow
-	seq, ack uint32
-	n        int             // payload, of the stream's bytes
-	flags    header.TCPFlags // besides ACK
-	noACK    bool
-	window   uint16
-	tos, ttl uint8
-	label    uint32 // IPv6
-	noDF     bool
-	options  string // of TCP
-	ipOption bool
-	fragment bool
-	padding  int
-	badTCP   bool // checksum
-	badIP    bool // the same
-	udp      bool // no TCP at all
-}
-
-// streamByte is what a stream has at a sequence number.
-func streamByte(port uint16, seq uint32) byte { return byte(seq ^ seq>>7 ^ seq>>15 + uint32(port)*31) }
-
-func (s seg) frame() []byte {
-	t := make([]byte, header.TCPMinimumSize+len(s.options)+s.n)
-	copy(t[header.TCPMinimumSize:], s.options)
-	flags := s.flags | ack
-	if s.noACK {
-		flags &^= ack
-	}
-	header.TCP(t).Encode(&header.TCPFields{
-		SrcPort: s.port, DstPort: 80, SeqNum: s.seq, AckNum: s.ack, Flags: flags, WindowSize: s.window,
-		DataOffset: uint8(header.TCPMinimumSize + len(s.options)),
-	})
-	for i := range s.n {
-		t[header.TCPMinimumSize+len(s.options)+i] = streamByte(s.port, s.seq+uint32(i))
-	}
-	proto, at := header.TCPProtocolNumber, header.TCPChecksumOffset
-	if s.udp {
-		proto, at = header.UDPProtocolNumber, 6
-		binary.BigEndian.PutUint16(t[4:], uint16(len(t)))
-		t[6], t[7] = 0, 0
-	}
-	src, dst := peerIP, ownIP
-	if s.v6 {
-		src, dst = tcpip.AddrFrom16([16]byte{0xfd, 15: 2}), tcpip.AddrFrom16([16]byte{0xfd, 15: 1})
-	}
-	c := ^checksum.Checksum(t, header.PseudoHeaderChecksum(proto, src, dst, uint16(len(t))))
-	if s.badTCP {
-		c ^= 0x0101
-	}
-	binary.BigEndian.PutUint16(t[at:], c)
-	var ip []byte
-	etherType := uint16(0x0800)
-	if s.v6 {
-		etherType = 0x86dd
-		ip = make([]byte, header.IPv6MinimumSize)
-		header.IPv6(ip).Encode(&header.IPv6Fields{
-			TrafficClass: s.tos, FlowLabel: s.label, PayloadLength: uint16(len(t)), TransportProtocol: proto, HopLimit: 64 + s.ttl, SrcAddr: src, DstAddr: dst,
-		})
-	} else {
-		ip = make([]byte, header.IPv4MinimumSize)
-		h := header.IPv4(ip)
-		f := &header.IPv4Fields{TOS: s.tos, TotalLength: uint16(len(ip) + len(t)), ID: uint16(s.seq), TTL: 64 + s.ttl, Protocol: uint8(proto), SrcAddr: src, DstAddr: dst}
-		if !s.noDF {
-			f.Flags = header.IPv4FlagDontFragment
-		}
-		if s.fragment {
-			f.Flags = header.IPv4FlagMoreFragments
-		}
-		h.Encode(f)
-		if s.ipOption {
-			ip = append(ip, 1, 1, 1, 1)
-			h = ip
-			h[0]++
-			h.SetTotalLength(uint16(len(ip) + len(t)))
-		}
-		h.SetChecksum(0)
-		h.SetChecksum(^h.CalculateChecksum())
-		if s.badIP {
-			h[atIPv4Sum-atIP] ^= 1
-		}
-	}
-	return append(frame(ownMAC, etherType, append(ip, t...)), make([]byte, s.padding)...)
-}
-
-// A collector is a dispatcher that keeps what it is given, as frames.
-type collector struct {
-	ep       *Endpoint
-	frames   [][]byte
-	verified []bool
-}
-
-func (c *collector) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *gstack.PacketBuffer) {
-	c.frames = append(c.frames, frame(ownMAC, uint16(proto), pkt.Data().AsRange().ToSlice()))
-	c.verified = append(c.verified, c.ep.Capabilities()&gstack.CapabilityRXChecksumOffload != 0)
-}
-
-func (c *collector) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *gstack.PacketBuffer) {}
-
-// newCollector returns an endpoint, not started, that delivers to a collector.
-func newCollector(t testing.TB) (*Endpoint, *collector) {
-	wire, far := link.Pipe(link.PipeConfig{})
-	ep, err := New(Config{Device: wire, HardwareAddr: ownMAC})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ep.Stop(); far.Close() })
-	c := &collector{ep: ep}
-	ep.Attach(c)
-	return ep, c
-}
-
-// inBatches hands frames to a merger.
-func inBatches(ep *Endpoint, batch int, frames ...[]byte) {
-	m := &merger{e: ep}
-	for some := range slices.Chunk(frames, batch) {
-		in := make([]link.Frame, len(some))
-		for i, f := range some {
-			in[i] = link.Frame{Buf: bytes.Clone(f), N: len(f)}
-		}
-		m.receive(in)
-	}
-}
-
-// line describes a packet: port, sequence number, length and what is special.
-func line(f []byte, verified bool) string {
-	p := parse(f)
-	s := ""
-	switch {
-	case p.kind == kindTCP:
-		t := header.TCP(f[p.l4:p.end])
-		s = fmt.Sprintf("%d:%d+%d", t.SourcePort(), t.SequenceNumber(), p.end-p.data)
-		if fl := t.Flags() &^ ack; fl != 0 {
-			s += " " + strings.ReplaceAll(strings.TrimSpace(fl.String()), " ", "")
-		}
-		for i, b := range f[p.data:p.end] {
-			if want := streamByte(t.SourcePort(), t.SequenceNumber()+uint32(i)); b != want {
-				return s + fmt.Sprintf(" has byte %#x at %d, want %#x", b, i, want)
-			}
-		}
-		if p.v4 && verified && !header.IPv4(f[atIP:]).IsChecksumValid() {
-			s += " wrong IPv4 checksum"
-		}
-	case p.kind == kindOther:
-		s = "other"
-	default:
-		s = "odd"
-	}
-	if !verified {
-		s += " unverified"
-	}
-	return s
-}
 
 func TestMerge(t *testing.T) {
 	// of returns n segments of 100 bytes each from a sequence number on.
@@ -245,6 +77,27 @@ func TestMerge(t *testing.T) {
 		{"IP options", all(of(plain, 0, 2), of(seg{port: 1}, 0, 2), of(seg{ipOption: true}, 200, 1), of(plain, 300, 2)), "0:0+200, 1:0+200, odd unverified, 0:300+200", 4},
 		{"fragment", all(of(plain, 0, 2), of(seg{port: 1}, 0, 2), of(seg{fragment: true}, 200, 1), of(plain, 300, 2)), "0:0+200, 1:0+200, odd unverified, 0:300+200", 4},
 		{"UDP between", all(of(plain, 0, 2), one(seg{udp: true, n: 9}), of(plain, 200, 2)), "other, 0:0+400", 0},
+		{"flows out of step", all(of(plain, 0, 1), of(seg{port: 1}, 0, 1), of(seg{port: 2}, 0, 1),
+			of(plain, 100, 1), of(seg{port: 1}, 200, 1), of(seg{port: 2, flags: psh}, 100, 1),
+			of(plain, 200, 1), of(seg{port: 1}, 300, 1), of(seg{port: 2}, 200, 1)),
+			"1:0+100, 2:0+200 P, 0:0+300, 1:200+200, 2:200+100", 0},
+		{"same ports, another peer", all(of(plain, 0, 1), of(seg{peer: 1}, 0, 1), of(plain, 100, 1), of(seg{peer: 1}, 100, 1)), "0:0+200, 0:0+200", 0},
+		{"same port, to another", all(of(plain, 0, 1), of(seg{to: 1}, 0, 1), of(plain, 100, 1), of(seg{to: 1}, 100, 1)), "0:0+200, 0:0+200", 0},
+		{"another station", all(of(plain, 0, 2), of(seg{station: 1}, 200, 2)), "0:0+200, 0:200+200", 0},
+		{"to everybody", all(of(plain, 0, 2), of(seg{all: true}, 200, 1), of(plain, 300, 2)), "0:0+200, 0:200+100 unverified, 0:300+200", 0},
+		{"backwards", all(of(plain, 200, 1), of(plain, 100, 1), of(plain, 0, 1)), "0:200+100, 0:100+100, 0:0+100", 0},
+		{"each twice", all(of(plain, 0, 1), of(plain, 0, 1), of(plain, 100, 1), of(plain, 100, 1)), "0:0+100, 0:0+200, 0:100+100", 0},
+		{"one sent again later", all(of(plain, 0, 3), of(plain, 100, 1), of(plain, 300, 1)), "0:0+300, 0:100+100, 0:300+100", 0},
+		{"FIN and PSH", all(of(plain, 0, 1), of(seg{flags: fin | psh}, 100, 1), of(plain, 200, 1)), "0:0+200 FP, 0:200+100", 0},
+		{"ECE and CWR", all(of(plain, 0, 1), of(seg{flags: ece | cwr}, 100, 2)), "0:0+100, 0:100+100 EC, 0:200+100 EC", 0},
+		{"reserved bits", all(of(plain, 0, 2), of(seg{reserved: 1}, 200, 2), of(plain, 400, 1)), "0:0+200, 0:200+200, 0:400+100", 0},
+		{"options of another length", all(of(seg{options: "\x01\x01\x01\x01"}, 0, 2), of(seg{options: "\x01\x01\x01\x01\x01\x01\x01\x01"}, 200, 2)), "0:0+200, 0:200+200", 0},
+		{"padded to 60 bytes", all(one(seg{n: 1, padding: 5}), one(seg{seq: 1, n: 1, padding: 5}), one(seg{seq: 2, n: 1, padding: 5})), "0:0+3", 0},
+		{"ACKs padded to 60 bytes", all(of(plain, 0, 2), one(seg{seq: 200, padding: 6}), one(seg{seq: 200, padding: 6})), "0:0+200, 0:200+0, 0:200+0", 0},
+		{"destination options", all(of(plain, 0, 2), of(seg{port: 1}, 0, 2), of(seg{extend: 60}, 200, 1), of(plain, 300, 2)), "0:0+200, 1:0+200, odd unverified, 0:300+200", 6},
+		{"routing header", all(of(plain, 0, 1), of(seg{extend: 43}, 100, 2), of(plain, 300, 1)), "0:0+100, odd unverified, odd unverified, 0:300+100", 6},
+		{"fragment header", all(of(plain, 0, 2), of(seg{extend: 44}, 200, 1), of(plain, 300, 2)), "0:0+200, odd unverified, 0:300+200", 6},
+		{"VLAN tag between", all(of(plain, 0, 2), of(seg{vlan: true}, 200, 1), of(plain, 200, 2)), "other, 0:0+400", 0},
 		{"wrong TCP checksum", all(of(plain, 0, 2), of(seg{badTCP: true}, 200, 1), of(plain, 300, 2)), "0:0+200, 0:200+100 unverified, 0:300+200", 0},
 		{"wrong TCP checksum first", all(of(seg{badTCP: true}, 0, 1), of(plain, 100, 2)), "0:0+100 unverified, 0:100+200", 0},
 		{"wrong IPv4 checksum", all(of(plain, 0, 2), of(seg{badIP: true}, 200, 1), of(plain, 300, 2)), "0:0+200, 0:200+100 unverified, 0:300+200", 4},
@@ -299,6 +152,43 @@ func TestMergeBound(t *testing.T) {
 		}
 		if len(got.frames) != len(want) {
 			t.Errorf("%d packets", len(got.frames))
+		}
+	}
+}
+
+// Flows of both families on the same ports are two, and what the wire has merged or
+// vouched for itself is never held beyond its turn.
+func TestMergeAmongOthers(t *testing.T) {
+	four := func(seq uint32) []byte { return seg{seq: seq, n: 100}.frame() }
+	six := func(seq uint32) []byte { return seg{v6: true, seq: seq, n: 100}.frame() }
+	wrong := seg{seq: 100, n: 100, badTCP: true}.frame()
+	super := link.Offload{NeedsCsum: true, CsumStart: endIPv4, CsumOffset: 16, GSOType: link.GSOTCPv4, GSOSize: 50, HdrLen: endIPv4 + 20}
+	for _, c := range []struct {
+		name string
+		in   [][]byte
+		o    map[int]link.Offload // of some
+		want string
+	}{
+		{"families", [][]byte{four(0), six(0), four(100), six(100)}, nil, "0:0+200, 0:0+200"},
+		{"super-frame", [][]byte{four(0), six(0), four(100), four(200), four(300)}, map[int]link.Offload{2: super},
+			"0:0+100, 0:0+100, 0:100+100, 0:200+200"},
+		{"vouched for", [][]byte{four(0), wrong, four(200)}, map[int]link.Offload{1: {DataValid: true}}, "0:0+300"},
+		{"checksum not made yet", [][]byte{four(0), wrong, four(200)},
+			map[int]link.Offload{1: {NeedsCsum: true, CsumStart: endIPv4, CsumOffset: 16}}, "0:0+300"},
+		{"nobody vouches", [][]byte{four(0), wrong, four(200)}, nil, "0:0+100, 0:100+100 unverified, 0:200+100"},
+	} {
+		ep, got := newCollector(t)
+		in := make([]link.Frame, len(c.in))
+		for i, f := range c.in {
+			in[i] = link.Frame{Buf: f, N: len(f), Offload: c.o[i]}
+		}
+		(&merger{e: ep}).receive(in)
+		var lines []string
+		for i, f := range got.frames {
+			lines = append(lines, line(f, got.verified[i]))
+		}
+		if g := strings.Join(lines, ", "); g != c.want {
+			t.Errorf("%s:\n got %s\nwant %s", c.name, g, c.want)
 		}
 	}
 }
@@ -401,6 +291,17 @@ func TestMergeRandom(t *testing.T) {
 					func() { s.badTCP = true },
 					func() { s.badIP = true },
 					func() { s.udp = true },
+					func() { s.peer = 1 },
+					func() { s.to = 1 },
+					func() { s.station = 1 },
+					func() { s.all = true },
+					func() { s.reserved = byte(rng.IntN(16)) },
+					func() { s.vlan = true },
+					func() {
+						if s.v6 {
+							s.extend = []uint8{43, 44, 60}[rng.IntN(3)]
+						}
+					},
 				} {
 					if rng.IntN(8) == 0 {
 						f()
@@ -478,6 +379,8 @@ func FuzzMerge(f *testing.F) {
 	}
 	f.Add(join(seg{n: 9}, seg{seq: 9, n: 9}, seg{seq: 18, n: 3, flags: fin}), false)
 	f.Add(join(seg{v6: true, n: 9}, seg{v6: true, seq: 9, n: 9}, seg{fragment: true, n: 9}), true)
+	f.Add(join(seg{v6: true, n: 9}, seg{v6: true, seq: 9, n: 9, extend: 60}, seg{v6: true, seq: 18, n: 9}, seg{n: 9, vlan: true}), false)
+	f.Add(join(seg{n: 9, reserved: 1}, seg{n: 9, peer: 1}, seg{seq: 9, n: 9, to: 1}, seg{seq: 9, n: 9, flags: urg | ece | cwr}, seg{n: 1, padding: 5}), false)
 	f.Add(join(seg{n: 9, ipOption: true}, seg{udp: true, n: 9}, seg{n: 9}, seg{v6: true, port: 3, seq: 9, n: 9}), true)
 	f.Fuzz(func(t *testing.T, b []byte, vouched bool) {
 		var frames [][]byte
