@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,7 +28,15 @@ type backend struct {
 	log     *slog.Logger
 
 	mu       sync.Mutex
-	warnings []string // guarded by mu
+	warnings []warning // guarded by mu
+	awaited  []string  // what the stack is not usable before; guarded by mu
+}
+
+// A warning is a condition that the user should know of.
+type warning struct {
+	text string
+	// stands reports whether it still matters; nil means that it always does.
+	stands func() bool
 }
 
 var _ control.Backend = (*backend)(nil)
@@ -38,14 +47,47 @@ func newBackend(link string, log *slog.Logger) *backend {
 
 // warn logs conditions that the user should know of, and keeps them for Status.
 func (b *backend) warn(texts ...string) {
+	for _, text := range texts {
+		b.warnWhile(nil, text)
+	}
+}
+
+// warnWhile is warn for what Status only tells while stands returns true.
+func (b *backend) warnWhile(stands func() bool, text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, text := range texts {
-		if !slices.Contains(b.warnings, text) {
-			b.warnings = append(b.warnings, text)
-			b.log.Warn(text)
+	if !slices.ContainsFunc(b.warnings, func(w warning) bool { return w.text == text }) {
+		b.warnings = append(b.warnings, warning{text, stands})
+		b.log.Warn(text)
+	}
+}
+
+// await says what the stack is not usable before, for Status; nothing ends it.
+func (b *backend) await(what ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.awaited = what
+}
+
+// conditions returns what Status warns of.
+func (b *backend) conditions() []string {
+	b.mu.Lock()
+	known, awaited := slices.Clone(b.warnings), b.awaited
+	b.mu.Unlock()
+	var all []string
+	for _, w := range known {
+		if w.stands == nil || w.stands() {
+			all = append(all, w.text)
 		}
 	}
+	all = append(all, b.Stack.Warnings()...)
+	switch {
+	case len(awaited) > 0:
+		all = append(all, fmt.Sprintf("not ready yet: waiting for %s, at most %v", strings.Join(awaited, " and "), usableLimit))
+	case !b.hasAddress():
+		all = append(all, noAddress)
+	}
+	return all
 }
 
 // Socket implements control.Backend.
@@ -82,12 +124,7 @@ func (b *backend) Status() control.Status {
 	for _, s := range servers {
 		dns = append(dns, s.String())
 	}
-	b.mu.Lock()
-	warnings := slices.Concat(b.warnings, b.Stack.Warnings())
-	b.mu.Unlock()
-	if !b.hasAddress() {
-		warnings = append(warnings, noAddress)
-	}
+	warnings := b.conditions()
 	links := b.Links()
 	for _, l := range links {
 		if l.State == "down" {

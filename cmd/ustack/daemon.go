@@ -58,7 +58,7 @@ func (d *daemon) run(stop, hurry context.Context) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		d.listen, d.openLink, d.setUpHost, d.startStack, d.waitUsable, d.serve,
+		d.listen, d.openLink, d.setUpHost, d.startStack, d.serve, d.waitUsable, d.ready,
 	} {
 		if stop.Err() != nil {
 			return nil
@@ -82,7 +82,7 @@ func (d *daemon) run(stop, hurry context.Context) (err error) {
 }
 
 // listen makes the control socket first of all: a second daemon on the same path
-// fails before it touches the link. Clients wait until the stack is up.
+// fails before it touches the link. Clients wait until there is a stack.
 func (d *daemon) listen(context.Context) error {
 	path, isDefault, err := control.ListenPath(d.set.socket)
 	if err != nil {
@@ -198,11 +198,18 @@ func (d *daemon) startStack(context.Context) error {
 	return nil
 }
 
-// serve answers clients, and says that everything is ready.
+// serve answers clients. The stack may still wait for its addresses: its state can be
+// seen, and what cannot be reached yet is answered as such.
 func (d *daemon) serve(context.Context) error {
+	d.backend.await(d.awaited()...)
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()
 	d.served = served
+	return nil
+}
+
+// ready says that everything is.
+func (d *daemon) ready(context.Context) error {
 	line := d.readyLine()
 	if _, err := fmt.Fprintf(d.out, "ustack: %s\n", line); err != nil {
 		d.log.Warn("the ready line could not be printed", "err", err)
@@ -210,7 +217,7 @@ func (d *daemon) serve(context.Context) error {
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady+"\nSTATUS="+line); err != nil {
 		d.log.Warn("systemd could not be notified", "err", err)
 	}
-	d.probes = startProbes(d.stack, d.set, d.backend.warn)
+	d.probes = startProbes(d.stack, d.set, d.backend.warnWhile)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -27,7 +28,7 @@ type probes struct {
 	done   sync.WaitGroup
 }
 
-func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
+func startProbes(s *stack.Stack, set *settings, warn func(stands func() bool, text string)) *probes {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &probes{cancel: cancel}
 	for _, r := range s.Routes() {
@@ -37,7 +38,7 @@ func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
 		}
 		p.done.Go(func() {
 			if !gatewayAnswers(ctx, s, gw) && ctx.Err() == nil {
-				warn(fmt.Sprintf("gateway %s is unreachable: nobody on the link answers for its address: check --gateway and the router", gw))
+				warn(func() bool { return hasGateway(s, gw) }, fmt.Sprintf("gateway %s is unreachable: nobody on the link answers for its address: check --gateway and the router", gw))
 			}
 		})
 	}
@@ -49,11 +50,22 @@ func startProbes(s *stack.Stack, set *settings, warn func(...string)) *probes {
 				if set.hostIf != "" && set.uplink == "" && set.bridge == "" && !onLink(networks(s), server.Addr()) {
 					hint = "it is beyond the host, which forwards for the stack with --uplink auto; or name another with --dns"
 				}
-				warn(fmt.Sprintf("DNS server %s does not answer: %v: %s", server, err, hint))
+				warn(func() bool { return hasServer(s, server) }, fmt.Sprintf("DNS server %s does not answer: %v: %s", server, err, hint))
 			}
 		})
 	}
 	return p
+}
+
+// hasGateway reports whether a default route goes through gw.
+func hasGateway(s *stack.Stack, gw netip.Addr) bool {
+	return slices.ContainsFunc(s.Routes(), func(r stack.Route) bool { return r.Dst.Bits() == 0 && r.Gateway == gw })
+}
+
+// hasServer reports whether names are resolved with a server.
+func hasServer(s *stack.Stack, server netip.AddrPort) bool {
+	servers, _ := s.DNS()
+	return slices.Contains(servers, server)
 }
 
 // networks returns the networks that the stack has an address in.

@@ -18,7 +18,8 @@ func (a *app) upCommand() *cobra.Command {
 		Long: `Runs the stack on a link, in the foreground, until SIGTERM or SIGINT. When it is
 usable it prints one line on standard output and notifies systemd; the log goes to
 standard error. With --dhcp that is when it holds a lease, with --slaac when a router
-has given it a prefix; for both it waits at most 30 s.
+has given it a prefix; for both it waits at most 30 s, and meanwhile 'ustack status'
+says so.
 
 Without flags the link is tap0, the stack has ` + defaultAddr + `, and the host has
 ` + defaultHostAddr + ` on the other side, as the stack's gateway. The addresses of

@@ -16,10 +16,22 @@ import (
 // usableLimit is how long up waits for a DHCP lease, and for a router's prefix.
 const usableLimit = 30 * time.Second
 
+// awaited says what waitUsable waits for.
+func (d *daemon) awaited() (what []string) {
+	if d.set.dhcp {
+		what = append(what, "a lease by DHCP")
+	}
+	if d.set.slaac {
+		what = append(what, "a router's prefix")
+	}
+	return what
+}
+
 // waitUsable waits until the stack has the addresses that were asked for. Static
 // ones can be used at once; the stack checks meanwhile whether somebody else has
 // them, and warns.
 func (d *daemon) waitUsable(stop context.Context) error {
+	defer d.backend.await()
 	g, ctx := errgroup.WithContext(stop)
 	if d.set.dhcp {
 		g.Go(func() (err error) {
@@ -52,7 +64,10 @@ func (d *daemon) waitUsable(stop context.Context) error {
 		d.log.Warn(noAddress)
 	}
 	if servers, _ := d.stack.DNS(); len(servers) == 0 && (d.set.dhcp || d.set.slaac) {
-		d.backend.warn(fmt.Sprintf("no DNS server came with the address of %s: names do not resolve: name one with --dns", d.stack.Name()))
+		d.backend.warnWhile(func() bool {
+			servers, _ := d.stack.DNS()
+			return len(servers) == 0
+		}, fmt.Sprintf("no DNS server came with the address of %s: names do not resolve: name one with --dns", d.stack.Name()))
 	}
 	return nil
 }
