@@ -37,24 +37,19 @@ func parseSockaddr(b []byte, domain int) (sockaddr, syscall.Errno) {
 		return sockaddr{}, unix.EINVAL
 	}
 	s := sockaddr{family: binary.NativeEndian.Uint16(b)}
-	switch s.family {
-	case unix.AF_UNSPEC:
-		return s, 0
-	case unix.AF_INET:
-		if len(b) < sizeIn4 {
-			return sockaddr{}, unix.EINVAL
-		}
-		if domain != unix.AF_INET {
-			return sockaddr{}, unix.EAFNOSUPPORT
-		}
+	size := sizeIn4
+	if domain == unix.AF_INET6 {
+		size = minIn6
+	}
+	switch {
+	case s.family == unix.AF_UNSPEC:
+	case len(b) < size:
+		return sockaddr{}, unix.EINVAL
+	case int(s.family) != domain:
+		return sockaddr{}, unix.EAFNOSUPPORT
+	case domain == unix.AF_INET:
 		s.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:]))
-	case unix.AF_INET6:
-		if domain != unix.AF_INET6 {
-			return sockaddr{}, unix.EAFNOSUPPORT
-		}
-		if len(b) < minIn6 {
-			return sockaddr{}, unix.EINVAL
-		}
+	default:
 		a := netip.AddrFrom16([16]byte(b[8:24]))
 		if len(b) >= sizeIn6 && a.IsLinkLocalUnicast() {
 			if scope := binary.NativeEndian.Uint32(b[24:]); scope != 0 {
@@ -62,8 +57,6 @@ func parseSockaddr(b []byte, domain int) (sockaddr, syscall.Errno) {
 			}
 		}
 		s.addr = netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[2:]))
-	default:
-		return sockaddr{}, unix.EAFNOSUPPORT
 	}
 	return s, 0
 }

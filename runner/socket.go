@@ -175,8 +175,5 @@ func (sup *supervisor) socketCall(c *call) verdict {
 			return fail(unix.ENFILE)
 		}
 	}
-	if sup.table.add(s) {
-		sup.sweepSoon()
-	}
 	return c.install(s, fd, flags&unix.SOCK_CLOEXEC != 0)
 }

@@ -49,8 +49,13 @@ func (t *tcp) connect(c *call, to sockaddr) verdict {
 		t.wait(c, unix.EALREADY)
 		return later
 	case tcpFailed:
-		if errno := t.err; errno != 0 {
-			t.err = 0
+		// The first call after the failure answers it, or ECONNABORTED where SO_ERROR did so before
+		// (__inet_stream_connect).
+		if !t.told {
+			errno := t.err
+			if t.told, t.err = true, 0; errno == 0 {
+				errno = unix.ECONNABORTED
+			}
 			return fail(errno)
 		}
 		if errno := t.renew(c); errno != 0 {
@@ -105,7 +110,7 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 			return fail(unix.ENFILE)
 		}
 	}
-	t.state, t.dial, t.err = tcpConnecting, d, 0
+	t.state, t.dial, t.err, t.told = tcpConnecting, d, 0, false
 	t.s.sup.wg.Add(1)
 	go t.run(ctx, d, c.detached(), r, fd)
 	if nonblocking {
@@ -152,9 +157,14 @@ func (t *tcp) run(ctx context.Context, d *dialing, c *call, r control.Request, f
 		session.Post(control.Request{Op: "abort", Flow: rep.Flow})
 		return
 	}
+	t.follow(session, rep)
+}
+
+// follow waits for the end of a connection.
+func (t *tcp) follow(session *control.Session, rep control.Reply) {
 	done, why := rep.Ended()
 	<-done
-	t.ended(why())
+	t.ended(session, rep.Flow, why())
 }
 
 // watch cancels a dial whose socket the program has closed.
@@ -180,13 +190,13 @@ func (t *tcp) failed(d *dialing, errno syscall.Errno) {
 	t.state = tcpFresh
 	if d.stuffed {
 		// With the filler unread the close makes the program's end poll POLLERR and POLLHUP.
-		t.state = tcpFailed
+		t.state, t.told = tcpFailed, false
 		unix.Close(t.far)
 		t.far = -1
 	}
 	for _, w := range d.waiting {
 		if w.send(fail(errno)) {
-			t.err = 0
+			t.err, t.told = 0, true
 		}
 	}
 	d.waiting = nil
@@ -229,11 +239,13 @@ func (t *tcp) connected(d *dialing, c *call, rep control.Reply, session *control
 
 // ended leaves a byte unread in the program's end after an error, so that the close of the
 // daemon's end becomes ECONNRESET there, and lets the daemon close.
-func (t *tcp) ended(why error) {
+func (t *tcp) ended(session *control.Session, flow uint64, why error) {
 	t.mu.Lock()
-	t.state = tcpEnded
-	session, flow := t.session, t.flow
-	t.flow = 0
+	if t.session != session || t.flow != flow { // the program has nothing to do with it any more
+		t.mu.Unlock()
+		return
+	}
+	t.state, t.flow = tcpEnded, 0
 	errno := errnoOf(why)
 	if why != nil && errno != unix.ECONNRESET {
 		t.err = errno

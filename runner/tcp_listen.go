@@ -338,9 +338,7 @@ func (l *listening) take(c *call, flags int) verdict {
 	sup.wg.Add(1)
 	go func() {
 		defer sup.wg.Done()
-		done, why := a.rep.Ended()
-		<-done
-		t.ended(why())
+		t.follow(l.session, a.rep)
 	}()
 	return c.install(s, fd, flags&unix.SOCK_CLOEXEC != 0)
 }

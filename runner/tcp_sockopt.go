@@ -100,7 +100,7 @@ func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
 			return fail(errno)
 		case level == unix.IPPROTO_IPV6 && t.s.domain != unix.AF_INET6:
 			return fail(unix.ENOPROTOOPT)
-		case v < rule.min || v > rule.max:
+		case v < rule.min || v > rule.max, rule.wire == "ip.ttl" && v == 0:
 			return fail(unix.EINVAL)
 		}
 		if rule.as != nil {
@@ -182,7 +182,7 @@ func (t *tcp) option(c *call, level, name int) verdict {
 	defer t.mu.Unlock()
 	if rule, ok := tcpRules[key]; ok {
 		if level == unix.IPPROTO_IPV6 && t.s.domain != unix.AF_INET6 {
-			return fail(unix.ENOPROTOOPT)
+			return fail(unix.EOPNOTSUPP)
 		}
 		v, set := t.options[rule.wire]
 		switch {
