@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -30,7 +29,7 @@ type TCPConn struct {
 	tuned   int64 // size that moderate gave the receive buffer, 0: none yet
 
 	writeMu sync.Mutex
-	writer  bytes.Reader // what the current Write has left
+	holder
 }
 
 var (
@@ -113,6 +112,7 @@ func (c *TCPConn) receive(dst io.Writer) (int, error) {
 			c.moderate(n)
 			return n, nil
 		case *tcpip.ErrWouldBlock:
+			c.unhold(false) // this may be what the peer waits for
 			if err := c.waitRead(); err != nil {
 				return 0, err
 			}
@@ -143,7 +143,8 @@ func (c *TCPConn) ended(terr tcpip.Error) error {
 	return errno(terr)
 }
 
-// Write implements net.Conn. It returns once all of b is in the send buffer.
+// Write implements net.Conn. It returns once all of b is in the send buffer, or, among
+// many writes that follow one another, held for the next of them, see holdFor.
 func (c *TCPConn) Write(b []byte) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
@@ -159,11 +160,10 @@ func (c *TCPConn) write(b []byte) (int, error) {
 	if err := c.checkWrite(); err != nil {
 		return 0, err
 	}
-	done := 0
+	done, many := 0, c.bulk.begin()
 	for done < len(b) {
-		c.writer.Reset(b[done:])
-		n, terr := c.conns.deep.Load().write(c.ep, &c.writer)
-		done += int(n)
+		n, terr := c.put(b[done:], many)
+		done += n
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
@@ -177,7 +177,8 @@ func (c *TCPConn) write(b []byte) (int, error) {
 			return done, syscall.EPIPE
 		}
 	}
-	c.writer.Reset(nil)
+	c.payload = payload{}
+	c.bulk.end(done)
 	return done, nil
 }
 
@@ -288,6 +289,9 @@ func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
 	if c.isClosed() {
 		return c.opErr("close", net.ErrClosed)
 	}
+	if flags&tcpip.ShutdownWrite != 0 {
+		c.unhold(true)
+	}
 	if terr := c.ep.Shutdown(flags); terr != nil {
 		return c.opErr("close", sysErr("shutdown", terr))
 	}
@@ -298,7 +302,7 @@ func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
 // background, unless SetLinger says otherwise or received bytes were left unread:
 // then the peer gets a reset, as from a kernel socket.
 func (c *TCPConn) Close() error {
-	if !c.release(func() { c.conns.close(c.ep) }) {
+	if !c.release(func() { c.unhold(true); c.conns.close(c.ep) }) {
 		return c.opErr("close", net.ErrClosed)
 	}
 	return nil

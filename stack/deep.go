@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"bytes"
 	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -29,7 +28,7 @@ type deepWriter struct {
 // A deepWrite is one call of an endpoint's Write.
 type deepWrite struct {
 	ep   tcpip.Endpoint
-	r    *bytes.Reader
+	r    tcpip.Payloader
 	n    int64
 	terr tcpip.Error
 	done chan struct{} // has room for one
@@ -58,7 +57,7 @@ func (w *deepWriter) run() {
 }
 
 // write is ep.Write, which does not wait for room.
-func (w *deepWriter) write(ep tcpip.Endpoint, r *bytes.Reader) (int64, tcpip.Error) {
+func (w *deepWriter) write(ep tcpip.Endpoint, r tcpip.Payloader) (int64, tcpip.Error) {
 	if w == nil {
 		return ep.Write(r, tcpip.WriteOptions{})
 	}
