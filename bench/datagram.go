@@ -31,22 +31,45 @@ func push(j job) (result, error) {
 	var b [datagramLen]byte
 	b[0] = datagramCounted
 	var r result
+	r.Time, err = pace(j.Time, j.Rate, func() error {
+		_, err := c.Write(b[:])
+		switch {
+		case err == nil:
+			r.Sent++
+		case errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ECONNREFUSED):
+			r.Errors++
+		default:
+			return err
+		}
+		return nil
+	})
+	return r, err
+}
+
+// pace calls send for a time, rate times a second, or as often as possible where that is
+// 0: every millisecond so often as was due since the last. It returns the time that it
+// took.
+func pace(d time.Duration, rate int, send func() error) (time.Duration, error) {
+	const most = 16 // sends between two looks at the clock
 	began := time.Now()
-	for time.Since(began) < j.Time {
-		for range 16 {
-			_, err := c.Write(b[:])
-			switch {
-			case err == nil:
-				r.Sent++
-			case errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ECONNREFUSED):
-				r.Errors++
-			default:
-				return r, err
+	for done := 0; ; {
+		now := time.Since(began)
+		if now >= d {
+			return now, nil
+		}
+		due := done + most
+		if rate > 0 {
+			due = int(now.Seconds() * float64(rate))
+		}
+		for ; done < due; done++ {
+			if err := send(); err != nil {
+				return time.Since(began), err
 			}
 		}
+		if rate > 0 {
+			time.Sleep(time.Millisecond)
+		}
 	}
-	r.Time = time.Since(began)
-	return r, nil
 }
 
 // pull lets the server send datagrams for j.Time and counts what arrives.
@@ -59,6 +82,7 @@ func pull(j job) (result, error) {
 	ask := make([]byte, datagramLen)
 	ask[0] = datagramFlood
 	binary.BigEndian.PutUint16(ask[1:], uint16(j.Time.Milliseconds()))
+	binary.BigEndian.PutUint32(ask[3:], uint32(j.Rate))
 	var r result
 	b := make([]byte, 2048)
 	var began, last time.Time

@@ -38,7 +38,8 @@ func remarks() []string {
 		"The payload of every stream row was verified once by each subject, outside the timed rounds (SHA-256 over all bytes).",
 		"Processors are not pinned, except for round trips: there the kernel's side runs on processor 0 and everything of the stack's side on processor 1, each Go program with GOMAXPROCS 1.",
 		"Processor time is of whole processes, by their CPU clocks; the stack's side is application and stack (daemon, pasta … included). With veth, much of the receiver's work is done in the sender's time, so that only both sides together compare.",
-		"Impaired links: 1 Gbit/s, the delay is that of a round trip, loss is of frames each way; goodput from the first byte on, slow start included; without offloads on either side. With loss and 20 ms or more the three subjects are measured at the same time, each over a link of its own. The loss is random with a fixed seed, the runs are short: look at the spread.",
+		"Impaired links: the delay is that of a round trip, loss is of frames each way; the queue before the link holds twice what fills it, and 100 frames; goodput from the first byte on, slow start included; without offloads on either side. In a round all subjects meet the same accidents, in each round others: each has a new link for it, with the round's number as the seed. All subjects, and several rounds, are measured at the same time, but at 40 ms without loss and at 1 ms with 0.1 %.",
+		"Why reno, SACK and a retransmission timeout of at least 100 ms: `go run ./bench -only grid` measures the alternatives; bench/profiles/loss-grid.txt is what it printed.",
 		"Connections: the kernel's side dials, the server writes a byte and closes first, so that TIME-WAIT is the stack's; local ports 32768 to 60999.",
 	)
 }

@@ -21,6 +21,7 @@ type job struct {
 	Streams    int           // how many at once
 	Write      int           // bytes a write
 	Time       time.Duration // how long, or at most how long
+	Rate       int           // datagrams a second; 0: as many as possible
 	Total      uint64        // of a stream: bytes to send and verify, instead of Time
 	Count      int           // how many connections, or round trips, at most
 	Parallel   int           // how many at once
@@ -39,6 +40,8 @@ type result struct {
 	P50     time.Duration
 	P99     time.Duration
 	Slowest float64 // of connects: the slowest tenth's rate over the mean
+	// Counters are of the server's TCP: the kernel's as nstat(8) names them, or netstack's.
+	Counters map[string]int64 `json:",omitempty"`
 }
 
 // A client is the kernel's side: it dials, with the kernel's sockets.

@@ -97,8 +97,8 @@ func TestSubjects(t *testing.T) {
 // The kernel's and the stack's impaired links lose nothing that TCP does not repair.
 func TestImpairedLinks(t *testing.T) {
 	l := testLab(t)
-	p := path{rate: 1, rtt: 2 * time.Millisecond, loss: 1}
-	for _, subject := range []string{kernelCubic, native} {
+	p := path{rate: 1000, rtt: 2 * time.Millisecond, loss: 1}
+	for _, subject := range []string{kernelCubic, native, nativeRACK, nativeCubicRACK} {
 		in, err := l.make(t.Context(), subject, false, p.options())
 		if err != nil {
 			t.Fatal(err)
@@ -109,6 +109,10 @@ func TestImpairedLinks(t *testing.T) {
 		}
 		if r, err := in.dial.do(t.Context(), j); err != nil || r.Bytes != j.Total {
 			t.Errorf("%s: %+v, %v", subject, r, err)
+		}
+		r, err := in.serve.do(t.Context(), job{Do: "counters"})
+		if c := r.Counters; err != nil || c["retransmits"]+c["TcpRetransSegs"] == 0 {
+			t.Errorf("%s: %v, %v", subject, c, err)
 		}
 		in.close()
 	}

@@ -104,6 +104,9 @@ func run() error {
 	todo := rows(s)
 	if o.list {
 		for _, w := range todo {
+			if w.extra {
+				w.id += " (only when -only is given)"
+			}
 			fmt.Println(w.id)
 		}
 		return nil
@@ -152,7 +155,7 @@ func run() error {
 	began := time.Now()
 	var all []report.Metric
 	for _, w := range todo {
-		if !o.only.MatchString(w.id) {
+		if !o.only.MatchString(w.id) || w.extra && o.only.String() == "" {
 			continue
 		}
 		w.subjects = slices.DeleteFunc(slices.Clone(w.subjects), func(s string) bool {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -106,6 +107,13 @@ func (s *server) do(j job) (result, error) {
 			r.First = (*err).Error()
 		}
 		return r, nil
+	case "counters":
+		n, ok := s.network.(counter)
+		if !ok {
+			return result{}, errors.New("this network has no counters")
+		}
+		all, err := n.Counters()
+		return result{Counters: all}, err
 	case "free":
 		debug.FreeOSMemory()
 		return result{}, nil

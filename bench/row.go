@@ -16,8 +16,12 @@ type row struct {
 	pinned   bool // kernel's side on processor 0, stack's side on 1
 	fresh    bool // a new instance for each measurement
 	rounds   int  // 0: as many as the run says
-	// together measures all subjects at once, where that leaves the processors idle.
+	// together measures all subjects at once, where that leaves the processors idle, and
+	// abreast so many rounds; 0 is one.
 	together bool
+	abreast  int
+	// extra rows are done only when -only is given.
+	extra bool
 	// path impairs the link, as options of a SPEC; "" does not.
 	path string
 	// verify is done once by each subject, before the rounds; nil where run itself
@@ -74,6 +78,8 @@ func rows(s scale) []row {
 		manyConnectsRow(s, main),
 		pushRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
 		pullRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
+		limitRow(s, main, false),
+		limitRow(s, main, true),
 		openRow(s, main),
 	}
 	return append(all, impairedRows(s)...)
@@ -262,30 +268,14 @@ func pushRow(s scale, subjects []string) row {
 			{ID: "udp-to-kept", Title: "UDP, 64 bytes, to the stack: arrived of sent", NoRatios: true},
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {
-			before, err := in.serve.do(ctx, job{Do: "packets"})
+			res, stack, n, err := in.push(ctx, job{Time: s.time})
 			if err != nil {
 				return nil, err
 			}
-			res, stack, _, err := in.timed(ctx, job{Do: "push", Time: s.time})
-			if err != nil {
-				return nil, err
-			}
-			after := before
-			for range 50 { // until what is on the way has arrived
-				last := after.Count
-				time.Sleep(20 * time.Millisecond)
-				if after, err = in.serve.do(ctx, job{Do: "packets"}); err != nil {
-					return nil, err
-				}
-				if after.Count == last {
-					break
-				}
-			}
-			n := float64(after.Count - before.Count)
 			return map[string]float64{
-				"udp-to":      n / res.Time.Seconds(),
-				"udp-to-cpu":  micros(stack) / max(n, 1),
-				"udp-to-kept": n / float64(res.Sent),
+				"udp-to":      float64(n) / res.Time.Seconds(),
+				"udp-to-cpu":  micros(stack) / float64(max(n, 1)),
+				"udp-to-kept": float64(n) / float64(res.Sent),
 			}, nil
 		},
 	}

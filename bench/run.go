@@ -34,6 +34,20 @@ type readyKey struct {
 	path    string
 }
 
+// key says which instance a subject needs in a round. An impaired link has the same
+// accidents for all subjects; where each round has a link of its own, they are others
+// in each.
+func (w row) key(subject string, round int) readyKey {
+	k := readyKey{subject, w.pinned, w.path}
+	if !w.fresh {
+		round = 0
+	}
+	if w.path != "" {
+		k.path += fmt.Sprintf(",seed=%d", round+1)
+	}
+	return k
+}
+
 func newRunner(l *lab, s scale, progress io.Writer) *runner {
 	return &runner{lab: l, scale: s, progress: progress, ready: make(map[readyKey]*instance), failed: make(map[string]int)}
 }
@@ -83,25 +97,31 @@ func (r *runner) row(ctx context.Context, w row) ([]report.Metric, error) {
 	for _, m := range w.metrics {
 		values[m.ID] = make(map[string][]float64)
 	}
-	for round := range rounds {
-		got := make([]map[string]float64, len(subjects))
-		if err := r.round(ctx, w, subjects, round, got); err != nil {
+	abreast := max(w.abreast, 1)
+	for round := 0; round < rounds; round += abreast {
+		turns := make([]turn, 0, abreast*len(subjects))
+		for at := round; at < min(round+abreast, rounds); at++ {
+			for _, subject := range subjects {
+				turns = append(turns, turn{subject: subject, round: at})
+			}
+		}
+		if err := r.turns(ctx, w, turns); err != nil {
 			return nil, err
 		}
-		for i, subject := range subjects {
+		for _, t := range turns {
 			for _, m := range w.metrics {
-				v, ok := got[i][m.ID]
+				v, ok := t.got[m.ID]
 				if !ok {
 					v = math.NaN()
 				}
-				values[m.ID][subject] = append(values[m.ID][subject], v)
+				values[m.ID][t.subject] = append(values[m.ID][t.subject], v)
 			}
 		}
-		fmt.Fprint(r.progress, ".")
+		fmt.Fprint(r.progress, strings.Repeat(".", len(turns)/len(subjects)))
 	}
 	if w.path != "" { // no other row has it
 		for _, subject := range subjects {
-			r.drop(readyKey{subject, w.pinned, w.path})
+			r.drop(w.key(subject, 0))
 		}
 	}
 	metrics := slices.Clone(w.metrics)
@@ -117,25 +137,33 @@ func (r *runner) row(ctx context.Context, w row) ([]report.Metric, error) {
 	return metrics, nil
 }
 
-// round lets every subject take its turn, or all at once where the row says so, and
-// puts what each measured into got.
-func (r *runner) round(ctx context.Context, w row, subjects []string, round int, got []map[string]float64) error {
-	errs := make([]error, len(subjects))
+// A turn is what one subject does in one round.
+type turn struct {
+	subject string
+	round   int
+	got     map[string]float64 // what it measured
+	err     error
+}
+
+// turns are done one after the other, or all at once where the row says so.
+func (r *runner) turns(ctx context.Context, w row, turns []turn) error {
 	var together sync.WaitGroup
-	for i, subject := range subjects {
-		if r.failed[subject] >= maxFailed {
+	for i := range turns {
+		t := &turns[i]
+		if r.failed[t.subject] >= maxFailed {
 			continue
 		}
-		k := readyKey{subject, w.pinned, w.path}
-		in, err := r.prepare(ctx, w, k, round == 0)
-		if err != nil {
-			errs[i] = err
-		} else if w.together {
-			together.Go(func() { got[i], errs[i] = w.run(ctx, in) })
-		} else {
-			got[i], errs[i] = w.run(ctx, in)
+		k := w.key(t.subject, t.round)
+		in, err := r.prepare(ctx, w, k, t.round == 0)
+		switch {
+		case err != nil:
+			t.err = err
+		case w.together:
+			together.Go(func() { t.got, t.err = w.run(ctx, in) })
+		default:
+			t.got, t.err = w.run(ctx, in)
 		}
-		if w.fresh {
+		if w.fresh && !w.together {
 			r.drop(k)
 		}
 	}
@@ -143,10 +171,12 @@ func (r *runner) round(ctx context.Context, w row, subjects []string, round int,
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	for i, err := range errs {
-		if err != nil {
-			r.note("%s, %s, round %d: %v", w.id, subjects[i], round+1, err)
-			r.drop(readyKey{subjects[i], w.pinned, w.path})
+	for _, t := range turns {
+		if t.err != nil {
+			r.note("%s, %s, round %d: %v", w.id, t.subject, t.round+1, t.err)
+		}
+		if t.err != nil || w.fresh {
+			r.drop(w.key(t.subject, t.round))
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -25,8 +26,14 @@ type network interface {
 	Close() error
 }
 
+// A counter is a network that tells the counters of its TCP.
+type counter interface {
+	Counters() (map[string]int64, error)
+}
+
 // A server does the subject's part in every row: the kernel's side orders.
 type server struct {
+	network   network
 	listeners []net.Listener
 	udp       datagrams
 	packets   atomic.Uint64 // datagrams received
@@ -35,7 +42,7 @@ type server struct {
 }
 
 func newServer(n network) (*server, error) {
-	s := &server{}
+	s := &server{network: n}
 	for _, l := range []struct {
 		port   int
 		handle func(net.Conn)
@@ -152,7 +159,7 @@ func drain(c net.Conn) {
 // What the first byte of a datagram says.
 const (
 	datagramCounted = 1 // count it
-	datagramFlood   = 2 // send as many as possible for so many milliseconds (2 bytes)
+	datagramFlood   = 2 // send for so many milliseconds (2 bytes), so many a second (4; 0: as many as possible)
 )
 
 const datagramLen = 64
@@ -165,7 +172,7 @@ func (s *server) datagrams() {
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
 			return
 		}
-		if err != nil || n < 3 {
+		if err != nil || n < 7 {
 			continue
 		}
 		switch b[0] {
@@ -173,32 +180,29 @@ func (s *server) datagrams() {
 			s.packets.Add(1)
 		case datagramFlood:
 			if flooding.CompareAndSwap(false, true) {
-				d := time.Duration(int(b[1])<<8|int(b[2])) * time.Millisecond
+				d := time.Duration(binary.BigEndian.Uint16(b[1:])) * time.Millisecond
+				rate := int(binary.BigEndian.Uint32(b[3:]))
 				s.done.Go(func() {
 					defer flooding.Store(false)
-					s.flood(from, d)
+					s.flood(from, d, rate)
 				})
 			}
 		}
 	}
 }
 
-// flood sends datagrams for a time, and at the end, several times for it may get
-// lost, how many they were.
-func (s *server) flood(to netip.AddrPort, d time.Duration) {
+// flood sends datagrams for a time, rate of them a second, and at the end, several times
+// for it may get lost, how many they were.
+func (s *server) flood(to netip.AddrPort, d time.Duration, rate int) {
 	sent := uint64(0)
 	var b [datagramLen]byte
 	b[0] = datagramCounted
-	for end := time.Now().Add(min(d, maxTime)); ; {
-		for range 16 {
-			if _, err := s.udp.WriteToUDPAddrPort(b[:], to); err == nil {
-				sent++
-			}
+	pace(min(d, maxTime), rate, func() error {
+		if _, err := s.udp.WriteToUDPAddrPort(b[:], to); err == nil {
+			sent++
 		}
-		if !time.Now().Before(end) {
-			break
-		}
-	}
+		return nil
+	})
 	b[0] = datagramFlood
 	for i := range 8 {
 		b[1+i] = byte(sent >> (8 * i))

@@ -29,7 +29,22 @@ const (
 	// Over an impaired link only.
 	kernelReno  = "kernel-reno"
 	kernelCubic = "kernel-cubic"
+
+	// The stack with other settings than its own, over an impaired link only.
+	nativeRACK      = "ustack-rack"
+	nativeRTO       = "ustack-rto200"
+	nativeCubic     = "ustack-cubic"
+	nativeCubicRACK = "ustack-cubic-rack"
 )
+
+// settings are those of package stack for its subjects, as openNetwork takes them.
+var settings = map[string]string{
+	native:          "",
+	nativeRACK:      "/rack/rto=200ms",
+	nativeRTO:       "/rto=200ms",
+	nativeCubic:     "/cubic",
+	nativeCubicRACK: "/cubic/rack/rto=200ms",
+}
 
 // about says what a subject is.
 var about = map[string]string{
@@ -42,7 +57,13 @@ var about = map[string]string{
 	slirp:       "slirp4netns, MTU 1500, the same way",
 	kernelReno:  "kernel sockets over two TAPs whose frames a process passes on, with the same impairments by the same code; reno set for each socket",
 	kernelCubic: "the same with cubic",
-	naiveTap:    "netstack with gVisor's fdbased endpoint and gonet on a plain TAP, all defaults",
+	nativeRACK:  "ustack with --loss-detection rack and a retransmission timeout of at least 200 ms, as netstack has them of itself",
+	nativeRTO:   "ustack with a retransmission timeout of at least 200 ms",
+	nativeCubic: "ustack with --congestion-control cubic",
+
+	nativeCubicRACK: "both of ustack-rack's, and cubic",
+
+	naiveTap: "netstack with gVisor's fdbased endpoint and gonet on a plain TAP, all defaults",
 }
 
 // Addresses: the kernel's side dials the stack's.
@@ -118,8 +139,8 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool, path string
 		err = in.overVeth(ctx, k, subject == vethOff, serveCPU)
 	case kernelReno, kernelCubic:
 		err = in.overBridge(ctx, k, "tap:"+tapName+path)
-	case native:
-		err = in.overTap(ctx, k, "ustack:tap:"+tapName+path, serveCPU)
+	case native, nativeRACK, nativeRTO, nativeCubic, nativeCubicRACK:
+		err = in.overTap(ctx, k, "ustack"+settings[subject]+":tap:"+tapName+path, serveCPU)
 	case water:
 		err = in.overTap(ctx, k, "ustack:tap:"+tapName+",driver=water"+path, serveCPU)
 	case naiveTap:

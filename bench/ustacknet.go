@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/ustack/ustack/control"
 	"github.com/ustack/ustack/link/spec"
@@ -15,8 +17,25 @@ import (
 // inProcess is ustack's stack in the process of the application.
 type inProcess struct{ *stack.Stack }
 
-// newInProcess opens the link of a SPEC, in the namespace of the process.
-func newInProcess(link string) (network, error) {
+// newInProcess opens the link of a SPEC, in the namespace of the process, for a stack
+// with settings other than its own.
+func newInProcess(link string, settings []string) (network, error) {
+	cfg := stack.Config{Addrs: []netip.Prefix{stackPrefix}}
+	for _, set := range settings {
+		switch {
+		case slices.Contains(stack.CongestionControls, set):
+			cfg.CongestionControl = set
+		case slices.Contains(stack.LossDetections, set):
+			cfg.LossDetection = set
+		case strings.HasPrefix(set, "rto="):
+			var err error
+			if cfg.MinRTO, err = time.ParseDuration(set[len("rto="):]); err != nil {
+				return nil, fmt.Errorf("setting %q: %w", set, err)
+			}
+		default:
+			return nil, fmt.Errorf("no setting of the stack is called %q", set)
+		}
+	}
 	sp, err := spec.Parse(link)
 	if err != nil {
 		return nil, err
@@ -25,7 +44,8 @@ func newInProcess(link string) (network, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := stack.New(stack.Config{Device: dev, Addrs: []netip.Prefix{stackPrefix}})
+	cfg.Device = dev
+	s, err := stack.New(cfg)
 	if err != nil {
 		dev.Close()
 		return nil, err
@@ -43,6 +63,17 @@ func (n inProcess) ListenUDP(port int) (datagrams, error) {
 		return nil, err
 	}
 	return c.(*stack.UDPConn), nil
+}
+
+// Counters returns those of TCP.
+func (n inProcess) Counters() (map[string]int64, error) {
+	all := make(map[string]int64)
+	for name, v := range n.Stats() {
+		if tcp, ok := strings.CutPrefix(name, "tcp."); ok {
+			all[tcp] = int64(v)
+		}
+	}
+	return all, nil
 }
 
 // throughDaemon is a stack in another process, through its control socket.
@@ -65,16 +96,22 @@ func (n throughDaemon) ListenUDP(port int) (datagrams, error) {
 }
 
 // openNetwork opens what the server of a role listens on: "kernel", "daemon:SOCKET",
-// "naive:TAP", or "ustack:SPEC".
+// "naive:TAP", or "ustack:SPEC", where settings of the stack follow as in
+// "ustack/cubic/rto=50ms:SPEC".
 func openNetwork(text string) (network, error) {
 	kind, rest, _ := strings.Cut(text, ":")
+	kind, set, _ := strings.Cut(kind, "/")
 	switch kind {
 	case "kernel":
 		return kernelNet{}, nil
 	case "daemon":
 		return newThroughDaemon(rest)
 	case "ustack":
-		return newInProcess(rest)
+		var settings []string
+		if set != "" {
+			settings = strings.Split(set, "/")
+		}
+		return newInProcess(rest, settings)
 	case "naive":
 		return newNaive(rest)
 	}

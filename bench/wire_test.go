@@ -179,8 +179,32 @@ func TestRowsAreConsistent(t *testing.T) {
 }
 
 func TestPathOptions(t *testing.T) {
-	p := path{rate: 1, rtt: 40 * time.Millisecond, loss: 0.1, reorder: 1}
-	if got, want := p.options(), ",rate=1gbit,delay=20000us,limit=3402,seed=1,loss=0.1%,reorder=1%"; got != want {
+	p := path{rate: 1000, rtt: 40 * time.Millisecond, loss: 0.1, reorder: 1}
+	if got, want := p.options(), ",rate=1000mbit,delay=20000us,limit=3402,loss=0.1%,reorder=1%"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestParseCounters(t *testing.T) {
+	got := make(map[string]int64)
+	const text = "TcpExt: TCPTimeouts TCPLossProbes\nTcpExt: 3 0\nIp: Forwarding\nIp: 1\nTcp: MaxConn RetransSegs\nTcp: -1 7\n"
+	if err := parseCounters(text, got); err != nil || len(got) != 3 || got["TcpExtTCPTimeouts"] != 3 || got["TcpRetransSegs"] != 7 {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"Tcp: A B\nTcp: 1\n", "Tcp: A\nUdp: 1\n", "Tcp: A\nTcp: x\n"} {
+		if err := parseCounters(bad, got); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+func TestPathTitle(t *testing.T) {
+	for want, p := range map[string]path{
+		"1 Gbit/s × 1ms, 3 % lost": {rate: 1000, rtt: time.Millisecond, loss: 3},
+		"20 Mbit/s × 50ms":         {rate: 20, rtt: 50 * time.Millisecond},
+	} {
+		if got := p.title(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }

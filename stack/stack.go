@@ -64,6 +64,9 @@ type Config struct {
 	// LossDetection of TCP: "rack" (RFC 8985), or "sack" for duplicate
 	// acknowledgements alone (RFC 6675); "" is DefaultLossDetection.
 	LossDetection string
+	// MinRTO is the shortest retransmission timeout of TCP (RFC 6298 section 2.4),
+	// from 1 ms to 10 s; 0 is DefaultMinRTO.
+	MinRTO time.Duration
 	// Logger may be nil.
 	Logger *slog.Logger
 }

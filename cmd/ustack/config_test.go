@@ -41,7 +41,7 @@ uplink = "eth0"
 bridge = "br0"
 state-dir = "/run/u"
 congestion-control = "cubic"
-loss-detection = "sack"
+loss-detection = "rack"
 socket = "/run/u.sock"
 socket-group = "staff"
 socket-mode = 0o660
@@ -53,7 +53,7 @@ log-level = "warn"
 	want := upFlags{
 		link: "tap:tap9", addr: []string{"10.1.0.4/24", "2001:db8::4/64"}, gateway: []string{"10.1.0.1"},
 		dns: []string{"10.1.0.53:5353"}, search: []string{"lab.example"}, mac: "02:00:00:00:00:09", mtu: 1400,
-		dhcp: true, slaac: true, hostAddr: []string{"10.1.0.5/24"}, uplink: "eth0", bridge: "br0", stateDir: "/run/u", congestion: "cubic", lossDetection: "sack",
+		dhcp: true, slaac: true, hostAddr: []string{"10.1.0.5/24"}, uplink: "eth0", bridge: "br0", stateDir: "/run/u", congestion: "cubic", lossDetection: "rack",
 		socket: "/run/u.sock", socketGroup: "staff", socketMode: "0660", logLevel: "warn",
 	}
 	for name, pair := range map[string][2]any{
