@@ -2,6 +2,8 @@ package control
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"syscall"
 )
 
@@ -53,7 +55,7 @@ func (s *session) quick(r Request, fd int) result {
 		}
 		return result{reply: rep}
 	case "setopt":
-		return result{err: f.setOption(r.Name, r.Value)}
+		return result{err: f.setAll(r)}
 	default: // getopt
 		o, err := f.options()
 		if err != nil {
@@ -127,6 +129,21 @@ func (s *session) attach(r Request, fd int) result {
 		return result{err: badDescriptor(syscall.EALREADY, "is there already")}
 	}
 	return result{err: syscall.ENOTCONN}
+}
+
+// setAll sets the options of a setopt. One that fails does not keep the others from being set;
+// the first error counts.
+func (f *flow) setAll(r Request) error {
+	if r.Name == "" && len(r.Options) > 0 {
+		var first error
+		for _, name := range slices.Sorted(maps.Keys(r.Options)) {
+			if err := f.setOption(name, r.Options[name]); err != nil && first == nil {
+				first = err
+			}
+		}
+		return first
+	}
+	return f.setOption(r.Name, r.Value)
 }
 
 func (f *flow) setOption(name string, value int) error {

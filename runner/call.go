@@ -129,8 +129,9 @@ func (c *call) value(b []byte) verdict {
 }
 
 // install gives the program a duplicate of fd, the unix socket of s, as the result of the call,
-// and puts s into the table.
-func (c *call) install(s *socket, fd int, cloexec bool) verdict {
+// and puts s into the table. When it did not work, ok is false: EMFILE, or ENOENT when the
+// program does not wait for the answer any more.
+func (c *call) install(s *socket, fd int, cloexec bool) (v verdict, ok bool) {
 	s.where = place{c.tid, noFD}
 	if c.sup.table.add(s) {
 		c.sup.sweepSoon()
@@ -139,7 +140,7 @@ func (c *call) install(s *socket, fd int, cloexec bool) verdict {
 	if cloexec {
 		a.newFDFlags = unix.O_CLOEXEC
 	}
-	v := later
+	v = later
 	n, err := c.addFD(&a)
 	if errors.Is(err, unix.EINVAL) { // Linux before 5.14
 		a.flags = 0
@@ -148,13 +149,10 @@ func (c *call) install(s *socket, fd int, cloexec bool) verdict {
 	}
 	if err == nil {
 		c.sup.table.seen(s, place{c.tid, uint64(n)})
-		return v
+		return v, true
 	}
 	c.sup.table.remove(s.ino)
-	if errors.Is(err, unix.EMFILE) {
-		return fail(unix.EMFILE)
-	}
-	return fail(unix.ENFILE)
+	return fail(errnoOf(err)), false
 }
 
 // replace puts fd in the place of the program's descriptor in args[0].

@@ -1,6 +1,9 @@
 package runner
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // heldCalls are the calls that wait for something to happen. A thread makes one call at a
 // time, so another one of the same thread says that a signal has ended the first.
@@ -15,6 +18,7 @@ type heldCall struct {
 	gone chan struct{}
 	// flags are accept4's.
 	flags int
+	timer *time.Timer // of its timeout, if it has one
 }
 
 // hold registers a call.

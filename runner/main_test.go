@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(scenarioEnv); name != "" {
 		os.Exit(playScenario(name, os.Args[1:]))
 	}
+	// The race detector makes every process that a test starts wait a second at its end.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
@@ -33,19 +37,27 @@ func TestMain(m *testing.M) {
 func startDaemon(t testing.TB, b control.Backend) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
+	startDaemonAt(t, b, path)
+	return path
+}
+
+// startDaemonAt returns what stops the daemon.
+func startDaemonAt(t testing.TB, b control.Backend, path string) (stop func()) {
+	t.Helper()
 	s := control.NewServer(control.ServerConfig{Backend: b, Path: path})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve() }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		s.Close()
 		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return path
+	t.Cleanup(stop)
+	return stop
 }
 
 func testContext(t testing.TB) context.Context {

@@ -237,7 +237,7 @@ func scenarioHostile(s *script) {
 }
 
 func scenarioManySockets(s *script) {
-	for i := range 100_000 {
+	for i := range 30_000 {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if err != nil {
 			s.say("socket %d: %v", i, err)
@@ -508,4 +508,54 @@ func scenarioLongAccept(s *script) {
 	s.read("read", a)
 	_, err = unix.Write(a, []byte(strings.Repeat("bye", 1)))
 	must(err)
+}
+
+// scenarioDaemonGone waits for a line of standard input at each step.
+func scenarioDaemonGone(s *script) {
+	step := func() {
+		var b [1]byte
+		for b[0] != '\n' {
+			if _, err := unix.Read(0, b[:]); err != nil && err != unix.EINTR {
+				panic(err)
+			}
+		}
+	}
+	lis, at := s.listener(0)
+	c := s.dial(s.args[0])
+	s.write("write", c, "one")
+	s.read("read", c)
+	s.say("first")
+	step() // the daemon is gone
+	s.poll("connected", c, unix.POLLIN|unix.POLLRDHUP, 5000)
+	fd := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+	s.told("connect", unix.Connect(fd, address(s.args[0])))
+	s.told("bind", unix.Bind(s.socket(unix.AF_INET, unix.SOCK_STREAM), address("127.0.0.1:0")))
+	s.say("second")
+	step() // there is another
+	s.told("connect", unix.Connect(fd, address(s.args[0])))
+	s.write("write", fd, "two")
+	s.read("read", fd)
+	for range 100 { // the listener comes back by itself
+		if err := unix.Connect(fd, address(at)); err == nil {
+			break
+		}
+		fd = s.socket(unix.AF_INET, unix.SOCK_STREAM)
+		time.Sleep(50 * time.Millisecond)
+	}
+	_, _, err := unix.Accept(lis)
+	s.told("accept", err)
+}
+
+// scenarioTimeouts is about SO_RCVTIMEO of accept.
+func scenarioTimeouts(s *script) {
+	lis, at := s.listener(0)
+	must(unix.SetsockoptTimeval(lis, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50000}))
+	_, _, err := unix.Accept(lis)
+	s.told("accept", err)
+	c := s.dial(at)
+	a, _, err := unix.Accept(lis)
+	s.told("accept", err)
+	must(unix.SetsockoptTimeval(a, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50000}))
+	s.read("read", a)
+	unix.Close(c)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -184,6 +185,9 @@ var scenarios = map[string]func(*script){
 	"disconnect":   scenarioDisconnect,
 	"nonblockfail": scenarioNonblockingRefused,
 	"longaccept":   scenarioLongAccept,
+	"daemongone":   scenarioDaemonGone,
+	"timeouts":     scenarioTimeouts,
+	"sleep":        func(*script) { time.Sleep(time.Minute) },
 }
 
 func scenarioConnect(s *script) {

@@ -175,5 +175,6 @@ func (sup *supervisor) socketCall(c *call) verdict {
 			return fail(unix.ENFILE)
 		}
 	}
-	return c.install(s, fd, flags&unix.SOCK_CLOEXEC != 0)
+	v, _ := c.install(s, fd, flags&unix.SOCK_CLOEXEC != 0)
+	return v
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"sync"
 	"syscall"
@@ -38,6 +39,9 @@ type supervisor struct {
 // supervisorMain is the life of the supervisor.
 func supervisorMain() int {
 	unix.CloseOnExec(stageFD)
+	// It ends after the program, whatever is sent to all processes of a service. Signals that are
+	// ignored would be so in the program.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	sup := &supervisor{front: os.NewFile(stageFD, "front"), arch: nativeArch(runtime.GOARCH)}
 	line, err := bufio.NewReader(sup.front).ReadBytes('\n')
 	if err == nil {

@@ -35,6 +35,8 @@ type tcp struct {
 	state tcpState
 	// options are what was set, by their names in protocol.md.
 	options map[string]int
+	// unsent are those that the daemon does not know of yet.
+	unsent map[string]int
 	// session and flow are the daemon's socket, if there is one.
 	session *control.Session
 	flow    uint64

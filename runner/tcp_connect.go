@@ -74,6 +74,7 @@ func (t *tcp) connect(c *call, to sockaddr) verdict {
 
 // start begins to dial. mu is held.
 func (t *tcp) start(c *call, to sockaddr) verdict {
+	t.forgetDead()
 	nonblocking := c.nonblocking()
 	if nonblocking {
 		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1) // the least there is

@@ -19,37 +19,54 @@ const (
 	// backlogTime is how often a connection that finds a full backlog tries again, unless the program
 	// accepts one before.
 	backlogTime = 20 * time.Millisecond
+	// renewTime is how often a listener whose daemon is gone looks for another, and how long it
+	// waits when the daemon has no room for more.
+	renewTime = 500 * time.Millisecond
+	// maxBacklog is Linux's usual net.core.somaxconn.
+	maxBacklog = 4096
 )
 
-// A listening is what a listening socket has.
+// A listening is what a listening socket has. Its unix socket listens too: the program accepts
+// from that what the supervisor has connected to it.
 type listening struct {
 	t       *tcp
 	name    string // of the program's unix socket
 	ctx     context.Context
 	cancel  context.CancelFunc
-	session *control.Session
-	flow    uint64
+	backlog int
 
 	mu sync.Mutex
 	// arrived are the connections in the program's queue, by the names of their far ends.
-	arrived map[string]*arrival
+	arrived map[string]arrival
 	last    uint64 // number of the last such name
+	// returned are accepted ones that no call could take with it.
+	returned []accepted
+	// waiting are the calls that block; room is closed and replaced at each accept.
 	waiting []*heldCall
-	room    chan struct{} // closed and replaced at each accept
+	room    chan struct{}
 }
 
 // An arrival is a connection that the program has not accepted yet.
 type arrival struct {
-	rep control.Reply
-	far int
+	session *control.Session
+	rep     control.Reply
+}
+
+// An accepted is a connection with its unix socket.
+type accepted struct {
+	fd int
+	t  *tcp
 }
 
 func (t *tcp) listen(c *call, backlog int) verdict {
+	if backlog < 0 || backlog > maxBacklog {
+		backlog = maxBacklog
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch t.state {
 	case tcpListening: // only the backlog changes
-		return answer(errnoOf(unix.Listen(c.fd, backlogOf(backlog))))
+		return answer(errnoOf(unix.Listen(c.fd, backlog)))
 	case tcpFresh:
 	default:
 		return fail(unix.EINVAL)
@@ -57,7 +74,11 @@ func (t *tcp) listen(c *call, backlog int) verdict {
 	t.state = tcpListening
 	d := c.detached()
 	return c.later(func() verdict {
-		errno := t.startListening(d, backlogOf(backlog))
+		errno := t.startListening(d, backlog)
+		if errno == unix.EADDRINUSE {
+			t.s.sup.sweepNow()
+			errno = t.startListening(d, backlog)
+		}
 		if errno != 0 {
 			t.mu.Lock()
 			t.state = tcpFresh
@@ -67,41 +88,16 @@ func (t *tcp) listen(c *call, backlog int) verdict {
 	})
 }
 
-// backlogOf bounds a backlog as listen(2) does.
-func backlogOf(n int) int {
-	if n < 0 || n > 4096 {
-		return 4096
-	}
-	return n
-}
-
 func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
-	ctx := t.s.sup.ctx
-	t.mu.Lock()
-	session, flow := t.session, t.flow
-	r := control.Request{Op: "listen", Flow: flow, Backlog: backlog, Options: t.optionsFor(netip.Addr{})}
-	t.mu.Unlock()
-	var err error
-	var rep control.Reply
-	if flow == 0 {
-		r.Op, r.Network = "socket", t.network()
-		if rep, session, err = t.s.sup.daemon.call(ctx, r, -1); err != nil {
-			return errnoOf(err)
-		}
-		flow = rep.Flow
-		r = control.Request{Op: "listen", Flow: flow, Backlog: backlog}
-	}
-	if rep, err = session.Call(ctx, r, -1); err != nil {
-		t.mu.Lock()
-		t.flow = 0
-		t.mu.Unlock()
+	local, err := t.listenOnStack(backlog)
+	if err != nil {
 		return errnoOf(err)
 	}
 	l := &listening{
-		t: t, name: "@ustack-listener-" + strconv.FormatUint(t.s.ino, 10), session: session, flow: flow,
-		arrived: make(map[string]*arrival), room: make(chan struct{}),
+		t: t, name: "@ustack-listener-" + strconv.FormatUint(t.s.ino, 10), backlog: backlog,
+		arrived: make(map[string]arrival), room: make(chan struct{}),
 	}
-	l.ctx, l.cancel = context.WithCancel(ctx)
+	l.ctx, l.cancel = context.WithCancel(t.s.sup.ctx)
 	err = c.withFD(func(fd int) error {
 		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: l.name}); err != nil && err != unix.EINVAL {
 			return err
@@ -112,12 +108,10 @@ func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
 	defer t.mu.Unlock()
 	if err != nil {
 		l.cancel()
+		t.session.Post(control.Request{Op: "close", Flow: t.flow})
 		t.flow = 0
-		session.Post(control.Request{Op: "close", Flow: flow})
 		return errnoOf(err)
 	}
-	t.session, t.flow, t.lis = session, flow, l
-	local := parseWire(rep.Local)
 	if !t.wanted.IsValid() { // any address, a free port
 		any := netip.IPv4Unspecified()
 		if t.s.domain == unix.AF_INET6 {
@@ -125,38 +119,119 @@ func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
 		}
 		t.wanted = netip.AddrPortFrom(any, local.Port())
 	}
-	t.local = t.wanted
-	t.s.sup.wg.Add(acceptors)
-	for range acceptors {
-		go l.fetch()
-	}
+	t.local, t.lis = t.wanted, l
+	t.s.sup.wg.Add(1)
+	go l.run()
 	return 0
 }
 
-// fetch takes connections from the daemon and puts them into the program's queue.
-func (l *listening) fetch() {
+// listenOnStack makes the daemon's socket listen, which it makes first where bind has not.
+func (t *tcp) listenOnStack(backlog int) (netip.AddrPort, error) {
+	ctx := t.s.sup.ctx
+	t.mu.Lock()
+	t.forgetDead()
+	session, flow, wanted := t.session, t.flow, t.wanted
+	options := t.optionsFor(netip.Addr{})
+	t.mu.Unlock()
+	switch {
+	case flow != 0:
+	case wanted.IsValid():
+		if err := t.reserve(ctx, wanted); err != nil {
+			return netip.AddrPort{}, err
+		}
+		t.mu.Lock()
+		session, flow = t.session, t.flow
+		t.mu.Unlock()
+	default:
+		rep, s, err := t.s.sup.daemon.call(ctx, control.Request{Op: "socket", Network: t.network(), Options: options, Hold: true}, -1)
+		if err != nil {
+			return netip.AddrPort{}, err
+		}
+		session, flow = s, rep.Flow
+	}
+	rep, err := session.Call(ctx, control.Request{Op: "listen", Flow: flow, Backlog: backlog, Options: options}, -1)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil {
+		t.flow = 0 // a failure ends the flow
+		return netip.AddrPort{}, err
+	}
+	t.session, t.flow = session, flow
+	return parseWire(rep.Local), nil
+}
+
+// forgetDead forgets a socket of a daemon that has gone. mu is held.
+func (t *tcp) forgetDead() {
+	if t.flow != 0 && t.session.Err() != nil {
+		t.flow = 0
+	}
+}
+
+// run takes connections from the daemon, and from its successor when it goes.
+func (l *listening) run() {
 	defer l.t.s.sup.wg.Done()
+	for l.ctx.Err() == nil {
+		l.t.mu.Lock()
+		session, flow := l.t.session, l.t.flow
+		l.t.mu.Unlock()
+		var wg sync.WaitGroup
+		for range acceptors {
+			wg.Go(func() { l.fetch(session, flow) })
+		}
+		wg.Wait()
+		for l.ctx.Err() == nil {
+			if !l.pause(renewTime) {
+				return
+			}
+			if _, err := l.t.listenOnStack(l.backlog); err == nil {
+				break
+			}
+		}
+	}
+}
+
+// pause waits, and says whether the listener is still there.
+func (l *listening) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.ctx.Done():
+		return false
+	}
+}
+
+// fetch takes connections from the daemon and puts them into the program's queue.
+func (l *listening) fetch(session *control.Session, flow uint64) {
 	for {
-		rep, err := l.session.Call(l.ctx, control.Request{Op: "accept", Flow: l.flow, Hold: true}, -1)
+		rep, err := session.Call(l.ctx, control.Request{Op: "accept", Flow: flow, Hold: true}, -1)
 		switch {
 		case l.ctx.Err() != nil:
 			if err == nil {
-				l.session.Post(control.Request{Op: "abort", Flow: rep.Flow})
+				session.Post(control.Request{Op: "abort", Flow: rep.Flow})
 			}
 			return
-		case errnoOf(err) == unix.ECONNABORTED || errnoOf(err) == unix.EMFILE:
-			continue
+		case session.Err() != nil:
+			return
 		case err != nil:
+			switch errnoOf(err) {
+			case unix.EMFILE, unix.ENOBUFS, unix.ECONNABORTED:
+				if !l.pause(renewTime) {
+					return
+				}
+				continue
+			}
 			return
 		}
-		if err := l.deliver(rep); err != nil {
-			l.session.Post(control.Request{Op: "abort", Flow: rep.Flow})
+		if err := l.deliver(arrival{session, rep}); err != nil {
+			session.Post(control.Request{Op: "abort", Flow: rep.Flow})
 		}
 	}
 }
 
 // deliver connects to the program's listening unix socket and waits while its backlog is full.
-func (l *listening) deliver(rep control.Reply) error {
+func (l *listening) deliver(a arrival) error {
 	far, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -164,28 +239,32 @@ func (l *listening) deliver(rep control.Reply) error {
 	l.mu.Lock()
 	l.last++
 	name := l.name + "-" + strconv.FormatUint(l.last, 10)
+	l.arrived[name] = a
 	l.mu.Unlock()
-	if err := unix.Bind(far, &unix.SockaddrUnix{Name: name}); err != nil {
-		unix.Close(far)
-		return err
+	if err = unix.Bind(far, &unix.SockaddrUnix{Name: name}); err == nil {
+		err = l.enqueue(far)
 	}
-	for {
-		l.mu.Lock()
-		room := l.room
-		l.arrived[name] = &arrival{rep: rep, far: far}
-		l.mu.Unlock()
-		err := unix.Connect(far, &unix.SockaddrUnix{Name: l.name})
-		if err == nil {
-			// The far end is the daemon's from here on, whether the program accepts or not.
-			l.session.PostFD(control.Request{Op: "attach", Flow: rep.Flow}, far)
-			l.wake()
-			return nil
-		}
+	if err != nil {
 		l.mu.Lock()
 		delete(l.arrived, name)
 		l.mu.Unlock()
+		unix.Close(far)
+		return err
+	}
+	// The far end is the daemon's from here on, whether the program accepts or not.
+	a.session.PostFD(control.Request{Op: "attach", Flow: a.rep.Flow}, far)
+	l.wake()
+	return nil
+}
+
+// enqueue connects a far end to the program's unix socket.
+func (l *listening) enqueue(far int) error {
+	for {
+		l.mu.Lock()
+		room := l.room
+		l.mu.Unlock()
+		err := unix.Connect(far, &unix.SockaddrUnix{Name: l.name})
 		if err != unix.EAGAIN && err != unix.EINTR {
-			unix.Close(far)
 			return err
 		}
 		t := time.NewTimer(backlogTime)
@@ -193,176 +272,26 @@ func (l *listening) deliver(rep control.Reply) error {
 		case <-room:
 		case <-t.C:
 		case <-l.ctx.Done():
-			t.Stop()
-			unix.Close(far)
-			return l.ctx.Err()
 		}
 		t.Stop()
-	}
-}
-
-// wake lets one of the calls that wait look for a connection.
-func (l *listening) wake() {
-	for {
-		l.mu.Lock()
-		if len(l.waiting) == 0 {
-			l.mu.Unlock()
-			return
-		}
-		h := l.waiting[0]
-		l.waiting = l.waiting[1:]
-		l.mu.Unlock()
-		if l.answerHeld(h) {
-			return
+		if l.ctx.Err() != nil {
+			return l.ctx.Err()
 		}
 	}
 }
 
-// answerHeld gives a connection to a call that waits for one. false means that nobody waits for its
-// answer any more.
-func (l *listening) answerHeld(h *heldCall) bool {
-	if !h.c.valid() {
-		l.t.s.sup.held.done(h)
-		return false
-	}
-	v := fail(unix.EBADF)
-	err := h.c.withFD(func(fd int) error {
-		h.c.fd = fd
-		v = l.take(h.c, h.flags)
-		h.c.fd = -1
-		return nil
-	})
-	if err == nil && v.errno == unix.EAGAIN { // another process took it
-		l.mu.Lock()
-		l.waiting = append(l.waiting, h)
-		l.mu.Unlock()
-		return true
-	}
-	l.t.s.sup.held.done(h)
-	h.c.send(v)
-	return true
-}
-
-func (t *tcp) accept(c *call, flags int) verdict {
-	t.mu.Lock()
-	l := t.lis
-	t.mu.Unlock()
-	if l == nil {
-		return fail(unix.EINVAL)
-	}
-	v := l.take(c, flags)
-	if v.errno != unix.EAGAIN || c.nonblocking() {
-		return v
-	}
-	h := t.s.sup.held.hold(c.detached())
-	h.flags = flags
-	l.mu.Lock()
-	l.waiting = append(l.waiting, h)
-	l.mu.Unlock()
-	if tv, err := unix.GetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO); err == nil && (tv.Sec != 0 || tv.Usec != 0) {
-		time.AfterFunc(time.Duration(tv.Nano()), func() {
-			if l.unwait(h) {
-				t.s.sup.held.done(h)
-				h.c.send(fail(unix.EAGAIN))
-			}
-		})
-	}
-	l.wakeIfReadable(c.fd) // one may have come in between
-	return later
-}
-
-func (l *listening) wakeIfReadable(fd int) {
-	if readable(fd) {
-		l.wake()
-	}
-}
-
-// unwait takes a call out of those that wait.
-func (l *listening) unwait(h *heldCall) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for i, other := range l.waiting {
-		if other == h {
-			l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
-			return true
-		}
-	}
-	return false
-}
-
-func readable(fd int) bool {
-	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(p[:], 0)
-	return err == nil && n > 0
-}
-
-// take accepts a connection that is there. All accepts of a listener come here, so one that
-// poll shows stays there.
-func (l *listening) take(c *call, flags int) verdict {
-	sup := l.t.s.sup
-	l.mu.Lock()
-	if !readable(c.fd) {
-		l.mu.Unlock()
-		return fail(unix.EAGAIN)
-	}
-	fd, peer, err := unix.Accept4(c.fd, unix.SOCK_CLOEXEC|flags&unix.SOCK_NONBLOCK)
-	var a *arrival
-	if ua, ok := peer.(*unix.SockaddrUnix); ok {
-		a = l.arrived[ua.Name]
-		delete(l.arrived, ua.Name)
-	}
-	close(l.room)
-	l.room = make(chan struct{})
-	l.mu.Unlock()
-	if err != nil {
-		return fail(errnoOf(err))
-	}
-	defer unix.Close(fd)
-	if a == nil { // somebody else connected to the unix socket
-		return fail(unix.ECONNABORTED)
-	}
-	s := &socket{sup: sup, domain: l.t.s.domain, typ: l.t.s.typ, proto: l.t.s.proto, ino: inodeOf(fd)}
-	t := &tcp{
-		s: s, far: -1, state: tcpConnected, told: true, session: l.session, flow: a.rep.Flow,
-		local: parseWire(a.rep.Local), remote: parseWire(a.rep.Remote), options: l.t.inherited(),
-	}
-	s.kind = t
-	sup.growSendBuffer(fd)
-	if c.args[1] != 0 {
-		b := appendSockaddr(nil, s.domain, t.remote)
-		if errno := c.writeValue(c.args[1], c.args[2], b, true); errno != 0 {
-			l.session.Post(control.Request{Op: "abort", Flow: a.rep.Flow})
-			return fail(errno)
-		}
-	}
-	sup.wg.Add(1)
-	go func() {
-		defer sup.wg.Done()
-		t.follow(l.session, a.rep)
-	}()
-	return c.install(s, fd, flags&unix.SOCK_CLOEXEC != 0)
-}
-
-// inherited are the options that a connection has from its listener.
-func (t *tcp) inherited() map[string]int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := make(map[string]int, len(t.options))
-	for name, v := range t.options {
-		out[name] = v
-	}
-	return out
-}
-
-// close stops fetching. The daemon's socket is closed by whoever closes the flow.
+// close stops the listener; whoever closes the flow closes the daemon's socket.
 func (l *listening) close() {
 	l.cancel()
 	l.mu.Lock()
-	waiting := l.waiting
-	l.waiting = nil
+	waiting, returned := l.waiting, l.returned
+	l.waiting, l.returned = nil, nil
 	l.mu.Unlock()
 	for _, h := range waiting {
 		l.t.s.sup.held.done(h)
 		h.c.send(fail(unix.EINVAL))
+	}
+	for _, a := range returned {
+		unix.Close(a.fd)
 	}
 }

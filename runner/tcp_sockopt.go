@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,11 +29,23 @@ var tcpRules = map[optionKey]optionRule{
 
 	{unix.IPPROTO_IP, unix.IP_TTL}:          {wire: "ip.ttl", min: -1, max: 255, initial: 64},
 	{unix.IPPROTO_IP, unix.IP_TOS}:          {wire: "ip.tos", min: 0, max: 255},
-	{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}: {wire: "ip.mtu_discover", min: 0, max: 2, initial: 1},
+	{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}: {wire: "ip.mtu_discover", min: 0, max: 5, initial: 1, as: asDiscovery},
 
 	{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS}: {wire: "ipv6.unicast_hops", min: -1, max: 255, initial: 64},
-	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:       {wire: "ipv6.tclass", min: -1, max: 255},
+	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:       {wire: "ipv6.tclass", min: -1, max: 255, as: func(v int) int { return max(v, 0) }},
 	{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}:       {wire: "ipv6.v6only", min: -maxInt32, max: maxInt32, as: asSwitch},
+}
+
+// asDiscovery leaves out the kinds of IP_MTU_DISCOVER that differ only in what they do with the
+// kernel's routes: PROBE, INTERFACE and OMIT.
+func asDiscovery(v int) int {
+	switch v {
+	case unix.IP_PMTUDISC_PROBE:
+		return unix.IP_PMTUDISC_DO
+	case unix.IP_PMTUDISC_INTERFACE, unix.IP_PMTUDISC_OMIT:
+		return unix.IP_PMTUDISC_DONT
+	}
+	return v
 }
 
 // keptOptions are options that make no difference on the stack, and are remembered as set.
@@ -83,12 +96,39 @@ func (t *tcp) optionsFor(remote netip.Addr) map[string]int {
 	return out
 }
 
+// optionTime is how long a changed option may wait for others of the same connection, so that they
+// go to the daemon in one message.
+const optionTime = time.Millisecond
+
 // set notes an option and passes it on. mu is held.
 func (t *tcp) set(wire string, v int) {
+	old, known := t.options[wire]
 	t.options[wire] = v
-	if t.flow != 0 {
-		t.session.Post(control.Request{Op: "setopt", Flow: t.flow, Name: wire, Value: v})
+	if t.flow == 0 || known && old == v || !known && wire == "tcp.nodelay" && v == 1 { // as it is with the stack
+		return
 	}
+	if t.unsent == nil {
+		t.unsent = make(map[string]int)
+		if wire != "so.linger" {
+			time.AfterFunc(optionTime, func() {
+				t.mu.Lock()
+				defer t.mu.Unlock()
+				t.sendOptions()
+			})
+		}
+	}
+	t.unsent[wire] = v
+	if wire == "so.linger" { // the next thing may be a close, which the daemon sees at once
+		t.sendOptions()
+	}
+}
+
+// sendOptions tells the daemon of options that were set on a connection. mu is held.
+func (t *tcp) sendOptions() {
+	if t.flow != 0 && len(t.unsent) > 0 {
+		t.session.Post(control.Request{Op: "setopt", Flow: t.flow, Options: t.unsent})
+	}
+	t.unsent = nil
 }
 
 func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
