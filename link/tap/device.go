@@ -81,6 +81,9 @@ func (d *device) describe(fd int, cfg *Config, driver, name string, offloads off
 	if d.info.HardwareAddr, err = hardwareAddr(fd); err != nil {
 		return fmt.Errorf("tap %s: %w", name, err)
 	}
+	if err := lengthen(fd, name); err != nil {
+		cfg.Logger.Debug("the tap's queue stays short", "tap", name, "err", err)
+	}
 	return nil
 }
 

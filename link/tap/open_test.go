@@ -102,6 +102,9 @@ func TestInfoIsTheKernels(t *testing.T) {
 		if n := len(dev.Queues()); n != max(cfg.Queues, 1) {
 			t.Errorf("%+v: %d queues", cfg, n)
 		}
+		if attrs.TxQLen != queueLength {
+			t.Errorf("%+v: the kernel queues %d frames, want %d", cfg, attrs.TxQLen, queueLength)
+		}
 		// Opening leaves it down: bringing it up is for others.
 		if attrs.RawFlags&unix.IFF_UP != 0 {
 			t.Errorf("%+v: the interface is up", cfg)
@@ -139,7 +142,11 @@ func TestExisting(t *testing.T) {
 	ns.Run(t, "ip", "tuntap", "add", "dev", "layer3", "mode", "tun")
 	for _, name := range []string{"single", "multi"} {
 		for _, driver := range []string{DriverNative, DriverWater} {
+			was := ns.Link(t, name).Attrs().TxQLen
 			dev := openIn(t, ns, Config{Name: name, Driver: driver})
+			if is := ns.Link(t, name).Attrs().TxQLen; is != was {
+				t.Errorf("%s by %s: queue of %d frames made %d", name, driver, was, is)
+			}
 			w := newWire(t, ns, name)
 			passes(t, dev, w)
 			w.Close()
