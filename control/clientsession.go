@@ -193,23 +193,46 @@ func (s *Session) Close() error {
 // reply. It closes fd in any case. When ctx ends it cancels the request; what the
 // daemon opened nevertheless is released. The error is the transport's or the reply's.
 func (s *Session) Call(ctx context.Context, r Request, fd int) (Reply, error) {
-	ch := make(chan Reply, 1)
+	return s.Begin(r, fd).Wait(ctx)
+}
+
+// A Pending is a request whose reply has not been taken yet.
+type Pending struct {
+	s     *Session
+	r     Request
+	reply chan Reply // has room for it
+	err   error      // why it was not sent
+}
+
+// Begin is the first half of Call: it sends r. Wait must be called.
+func (s *Session) Begin(r Request, fd int) *Pending {
+	p := &Pending{s: s, reply: make(chan Reply, 1)}
 	s.mu.Lock()
 	if s.err != nil {
-		err := s.err
+		p.err = s.err
 		s.mu.Unlock()
 		closeFD(fd)
-		return Reply{}, err
+		return p
 	}
 	s.lastID++
 	r.ID = s.lastID
-	s.waiting[r.ID] = call{ch, opens(r.Op)}
+	p.r = r
+	s.waiting[r.ID] = call{p.reply, opens(r.Op)}
 	s.mu.Unlock()
 	if err := s.write(r, fd); err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
 	}
+	return p
+}
+
+// Wait is the second half of Call.
+func (p *Pending) Wait(ctx context.Context) (Reply, error) {
+	s := p.s
+	if p.err != nil {
+		return Reply{}, p.err
+	}
 	select {
-	case rep, ok := <-ch:
+	case rep, ok := <-p.reply:
 		return s.called(rep, ok)
 	case <-ctx.Done():
 	}
@@ -219,13 +242,13 @@ func (s *Session) Call(ctx context.Context, r Request, fd int) (Reply, error) {
 		s.late.Add(1)
 		go func() {
 			defer s.late.Done()
-			if rep, ok := <-ch; ok && rep.Err() == nil && opens(r.Op) {
+			if rep, ok := <-p.reply; ok && rep.Err() == nil && opens(p.r.Op) {
 				s.Post(Request{Op: "abort", Flow: rep.Flow})
 			}
 		}()
 	}
 	s.mu.Unlock()
-	s.Post(Request{Op: "cancel", Target: r.ID})
+	s.Post(Request{Op: "cancel", Target: p.r.ID})
 	return Reply{}, ctx.Err()
 }
 

@@ -248,6 +248,10 @@ func TestAttachLater(t *testing.T) {
 		t.Errorf("remote before dial: %v", err)
 	}
 	call(control.Request{Op: "setopt", Flow: flow, Name: "tcp.nodelay", Value: 1}, -1)
+	_, err = s.Call(testContext(t), control.Request{Op: "setopt", Flow: flow, Options: map[string]int{"a.none": 1, "ip.ttl": 7}}, -1)
+	if ttl := call(control.Request{Op: "getopt", Flow: flow, Name: "ip.ttl"}, -1).Value; !errors.Is(err, syscall.ENOPROTOOPT) || ttl != 7 {
+		t.Errorf("several options: %v, TTL %d", err, ttl)
+	}
 	rep := call(control.Request{Op: "dial", Flow: flow, Address: peer}, -1)
 	if rep.Flow != flow || rep.Local != bound.Local || rep.Remote != peer {
 		t.Errorf("dial: %+v, bound to %s", rep, bound.Local)

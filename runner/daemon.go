@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/ustack/ustack/control"
@@ -15,36 +16,44 @@ import (
 type daemon struct {
 	client control.Client
 
-	mu      sync.Mutex
-	session *control.Session
-	old     []*control.Session // over, to be closed
+	current atomic.Pointer[control.Session]
+	mu      sync.Mutex // held while a session is opened in the place of one that is over
 }
 
 func newDaemon(path string) *daemon {
 	return &daemon{client: control.Client{Path: path}}
 }
 
-// open returns the session, or the reason why there is none.
+// open returns why there is no session.
 func (d *daemon) open(ctx context.Context) error {
 	_, err := d.get(ctx)
 	return err
 }
 
+// live is the session, if it is there already.
+func (d *daemon) live() *control.Session {
+	if s := d.current.Load(); s != nil && s.Err() == nil {
+		return s
+	}
+	return nil
+}
+
 func (d *daemon) get(ctx context.Context) (*control.Session, error) {
+	if s := d.live(); s != nil {
+		return s, nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.session != nil && d.session.Err() == nil {
-		return d.session, nil
-	}
-	if d.session != nil {
-		d.session.Close()
-		d.session = nil
+	if s := d.live(); s != nil {
+		return s, nil
 	}
 	s, err := d.client.OpenSession(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.session = s
+	if old := d.current.Swap(s); old != nil {
+		old.Close()
+	}
 	return s, nil
 }
 
@@ -62,10 +71,8 @@ func (d *daemon) call(ctx context.Context, r control.Request, fd int) (control.R
 }
 
 func (d *daemon) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.session != nil {
-		d.session.Close()
+	if s := d.current.Load(); s != nil {
+		s.Close()
 	}
 	d.client.Close()
 }

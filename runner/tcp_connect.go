@@ -22,9 +22,9 @@ type dialing struct {
 	cancel context.CancelFunc
 	// waiting are the calls that block until it is over. The socket's mu guards it.
 	waiting []*call
-	// stuffed says that the unix socket's buffer was filled, so that it polls as one that
-	// is not connected yet.
-	stuffed bool
+	// stuffed is how many bytes fill the unix socket's buffer, so that it polls as one that is not
+	// connected yet; 0 for a connect that blocks.
+	stuffed int
 }
 
 func (t *tcp) connect(c *call, to sockaddr) verdict {
@@ -87,7 +87,7 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 		t.far = far
 	}
 	ctx, cancel := context.WithCancel(t.s.sup.ctx)
-	d := &dialing{cancel: cancel, stuffed: nonblocking}
+	d := &dialing{cancel: cancel}
 	remote := to.addr.Addr().Unmap()
 	r := control.Request{
 		Op: "dial", Network: "tcp4", Address: to.wire(), Hold: true, Options: t.optionsFor(remote),
@@ -103,7 +103,7 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 	}
 	fd := -1
 	if nonblocking {
-		stuff(c.fd)
+		d.stuffed = stuff(c.fd)
 	} else {
 		var err error
 		if fd, err = unix.FcntlInt(uintptr(t.far), unix.F_DUPFD_CLOEXEC, 0); err != nil {
@@ -113,7 +113,16 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 	}
 	t.state, t.dial, t.err, t.told = tcpConnecting, d, 0, false
 	t.s.sup.wg.Add(1)
-	go t.run(ctx, d, c.detached(), r, fd)
+	// To a daemon that is there the request goes at once, without a goroutine's start in between.
+	var p *control.Pending
+	session := t.s.sup.daemon.live()
+	if r.Flow != 0 {
+		session = t.session
+	}
+	if session != nil {
+		p, fd = session.Begin(r, fd), -1
+	}
+	go t.run(ctx, d, session, p, r, fd)
 	if nonblocking {
 		return fail(unix.EINPROGRESS)
 	}
@@ -143,18 +152,25 @@ func (t *tcp) wait(c *call, errno syscall.Errno) {
 	})
 }
 
-// run dials, then follows the connection to its end.
-func (t *tcp) run(ctx context.Context, d *dialing, c *call, r control.Request, fd int) {
+// run waits for the end of the dial, then follows the connection to its end. p is nil where the request
+// has not been sent yet.
+func (t *tcp) run(ctx context.Context, d *dialing, session *control.Session, p *control.Pending, r control.Request, fd int) {
 	defer t.s.sup.wg.Done()
 	watch := time.AfterFunc(watchTime, func() { t.watch(d) })
-	rep, session, err := t.s.sup.daemon.call(ctx, r, fd)
+	var rep control.Reply
+	var err error
+	if p != nil {
+		rep, err = p.Wait(ctx)
+	} else {
+		rep, session, err = t.s.sup.daemon.call(ctx, r, fd)
+	}
 	watch.Stop()
 	d.cancel()
 	if err != nil {
 		t.failed(d, errnoOf(err))
 		return
 	}
-	if !t.connected(d, c, rep, session) {
+	if !t.connected(d, rep, session) {
 		session.Post(control.Request{Op: "abort", Flow: rep.Flow})
 		return
 	}
@@ -189,7 +205,7 @@ func (t *tcp) failed(d *dialing, errno syscall.Errno) {
 	defer t.mu.Unlock()
 	t.dial, t.flow, t.err = nil, 0, errno
 	t.state = tcpFresh
-	if d.stuffed {
+	if d.stuffed > 0 {
 		// With the filler unread the close makes the program's end poll POLLERR and POLLHUP.
 		t.state, t.told = tcpFailed, false
 		unix.Close(t.far)
@@ -205,7 +221,7 @@ func (t *tcp) failed(d *dialing, errno syscall.Errno) {
 
 // connected tells the program that the dial worked. It says whether the program still
 // has the socket.
-func (t *tcp) connected(d *dialing, c *call, rep control.Reply, session *control.Session) bool {
+func (t *tcp) connected(d *dialing, rep control.Reply, session *control.Session) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	far := t.far
@@ -217,12 +233,12 @@ func (t *tcp) connected(d *dialing, c *call, rep control.Reply, session *control
 	t.session, t.flow = session, rep.Flow
 	t.local, t.remote = parseWire(rep.Local), parseWire(rep.Remote)
 	t.state, t.told = tcpConnected, false
-	if d.stuffed {
+	if d.stuffed > 0 {
 		_ = t.withFD(func(fd int) error {
 			t.s.sup.growSendBuffer(fd)
 			return nil
 		})
-		drain(far)
+		drain(far, d.stuffed)
 		// Before anybody else can close the flow: what the program writes from here on is
 		// delivered even if it ends at once.
 		session.PostFD(control.Request{Op: "attach", Flow: rep.Flow}, far)
@@ -332,23 +348,32 @@ func (c *call) closeOnExec() bool {
 
 var filler [4096]byte
 
-// stuff fills the send buffer, so that the program cannot write.
-func stuff(fd int) {
+// stuff fills the send buffer, so that the program cannot write, and returns with how many bytes.
+func stuff(fd int) (n int) {
 	b := filler[:]
-	for len(b) > 0 {
-		if _, err := unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil && err != unix.EINTR {
-			b = b[:len(b)/16]
+	for {
+		m, err := unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err == nil:
+			n += m
+			b = filler[:1]
+		case err == unix.EINTR:
+		case len(b) > 1 && n == 0:
+			b = filler[:1]
+		default:
+			return n
 		}
 	}
 }
 
-// drain takes what stuff wrote out at the far end. The program has not written anything since.
-func drain(far int) {
+// drain takes the n bytes that stuff wrote out at the far end. What follows them is the program's.
+func drain(far, n int) {
 	var b [8192]byte
-	for {
-		n, _, err := unix.Recvfrom(far, b[:], unix.MSG_DONTWAIT)
-		if err != unix.EINTR && (err != nil || n == 0) {
+	for n > 0 {
+		m, _, err := unix.Recvfrom(far, b[:min(n, len(b))], unix.MSG_DONTWAIT)
+		if err != unix.EINTR && (err != nil || m == 0) {
 			return
 		}
+		n -= max(m, 0)
 	}
 }

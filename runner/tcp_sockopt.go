@@ -109,18 +109,13 @@ func (t *tcp) set(wire string, v int) {
 	}
 	if t.unsent == nil {
 		t.unsent = make(map[string]int)
-		if wire != "so.linger" {
-			time.AfterFunc(optionTime, func() {
-				t.mu.Lock()
-				defer t.mu.Unlock()
-				t.sendOptions()
-			})
-		}
+		time.AfterFunc(optionTime, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.sendOptions()
+		})
 	}
 	t.unsent[wire] = v
-	if wire == "so.linger" { // the next thing may be a close, which the daemon sees at once
-		t.sendOptions()
-	}
 }
 
 // sendOptions tells the daemon of options that were set on a connection. mu is held.
@@ -166,7 +161,7 @@ func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
 	}
 	switch key {
 	case optionKey{unix.SOL_SOCKET, unix.SO_LINGER}:
-		return t.setLinger(value)
+		return t.setLinger(c, value)
 	case optionKey{unix.SOL_SOCKET, unix.SO_RCVBUF}, optionKey{unix.SOL_SOCKET, unix.SO_SNDBUF},
 		optionKey{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE}, optionKey{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE}:
 		return t.setBuffer(name, value)
@@ -180,7 +175,7 @@ func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
 	return unknown
 }
 
-func (t *tcp) setLinger(value []byte) verdict {
+func (t *tcp) setLinger(c *call, value []byte) verdict {
 	if len(value) < unix.SizeofLinger {
 		return fail(unix.EINVAL)
 	}
@@ -193,8 +188,17 @@ func (t *tcp) setLinger(value []byte) verdict {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.set("so.linger", seconds)
-	return ret(0)
+	old, known := t.options["so.linger"]
+	t.options["so.linger"] = seconds
+	if t.flow == 0 || known && old == seconds || !known && seconds < 0 {
+		return ret(0)
+	}
+	// The next thing may be a close, of which the daemon hears another way: it has to know first.
+	p := t.session.Begin(control.Request{Op: "setopt", Flow: t.flow, Name: "so.linger", Value: seconds}, -1)
+	return c.later(func() verdict {
+		_, _ = p.Wait(t.s.sup.ctx)
+		return ret(0)
+	})
 }
 
 // setBuffer sets the size of a buffer of the stack's. The unix socket keeps its own.
