@@ -2,12 +2,14 @@ package runner
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -558,4 +560,38 @@ func scenarioTimeouts(s *script) {
 	must(unix.SetsockoptTimeval(a, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50000}))
 	s.read("read", a)
 	unix.Close(c)
+}
+
+// scenarioChurn makes non-blocking connections by package net while sockets come and go, so that
+// sweeps run beside them.
+func scenarioChurn(s *script) {
+	var wg sync.WaitGroup
+	var failed atomic.Int32
+	for range 8 {
+		wg.Go(func() {
+			for range 250 {
+				c, err := net.Dial("tcp", s.args[0])
+				if err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					failed.Add(1)
+					continue
+				}
+				b := []byte{7}
+				if _, err = c.Write(b); err == nil {
+					_, err = c.Read(b)
+				}
+				if err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					failed.Add(1)
+				}
+				must(c.(*net.TCPConn).SetLinger(0))
+				c.Close()
+			}
+		})
+	}
+	for range 2000 {
+		unix.Close(s.socket(unix.AF_INET, unix.SOCK_STREAM))
+	}
+	wg.Wait()
+	s.say("%d failed", failed.Load())
 }

@@ -186,6 +186,7 @@ var scenarios = map[string]func(*script){
 	"nonblockfail": scenarioNonblockingRefused,
 	"longaccept":   scenarioLongAccept,
 	"daemongone":   scenarioDaemonGone,
+	"churn":        scenarioChurn,
 	"timeouts":     scenarioTimeouts,
 	"sleep":        func(*script) { time.Sleep(time.Minute) },
 }

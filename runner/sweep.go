@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -65,20 +66,22 @@ func (sup *supervisor) sweep(all bool) {
 	defer sup.sweeping.Unlock()
 	sup.table.mu.Lock()
 	clock := sup.table.clock
-	var doubtful []*socket
-	for _, s := range sup.table.byIno {
-		if h, ok := s.kind.(holder); all || ok && h.holds() {
-			doubtful = append(doubtful, s)
-		}
-	}
 	sup.table.mu.Unlock()
+	// A kind may hold its own lock when it asks the table, and so not the other way round.
+	doubtful := sup.table.all()
+	if !all {
+		doubtful = slices.DeleteFunc(doubtful, func(s *socket) bool {
+			h, ok := s.kind.(holder)
+			return !ok || !h.holds()
+		})
+	}
 	// Where it was last is the quick answer for most.
 	n := 0
 	for _, s := range doubtful {
 		sup.table.mu.Lock()
-		where := s.where
+		where, ino := s.where, s.ino
 		sup.table.mu.Unlock()
-		if where.tid == 0 || !where.holds(s.ino) {
+		if where.tid == 0 || !where.holds(ino) {
 			doubtful[n] = s
 			n++
 		}
