@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -19,17 +20,17 @@ type TCPConn struct {
 	pollable
 	conns         *conns
 	local, remote netip.AddrPort
+	account
+	moderator
 
 	readMu  sync.Mutex
 	reader  tcpip.SliceWriter // where the current Read puts its bytes
-	taken   int               // bytes read since the path was measured
-	longWay bool              // see moderate
 	traffic traffic
-	relay   bool  // WriteTo has been called
-	tuned   int64 // size that moderate gave the receive buffer, 0: none yet
+	relay   bool // WriteTo has been called
 
 	writeMu sync.Mutex
 	holder
+	written int64 // bytes written so far
 }
 
 var (
@@ -38,7 +39,9 @@ var (
 	_ io.WriterTo   = (*TCPConn)(nil)
 )
 
-func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error) {
+// newTCPConn returns the connection of an endpoint. fixed is the size of the receive
+// buffer in bytes if the program has chosen it, else 0.
+func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, fixed int64) (*TCPConn, error) {
 	info, err := ep.GetRemoteAddress()
 	if err != nil { // reset before it was accepted
 		return nil, sysErr("getpeername", err)
@@ -53,6 +56,20 @@ func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue) (*TCPConn, error)
 		remote: fromFull(info, 0),
 	}
 	c.pollable.init(ep, wq, s.closed)
+	c.pollable.account = &c.account
+	recv := int64(firstReceive)
+	if fixed > 0 {
+		recv = fixed
+		c.fixedRecv.Store(true)
+	}
+	send := int64(firstSend)
+	if size := ep.SocketOptions().GetSendBufferSize(); size != int64(sendBuffers.Default) {
+		send = size
+		c.fixedSend.Store(true)
+	}
+	c.edge = firstReceive
+	c.measureAt.Store(firstReceive / 4)
+	s.mem.open(&c.account, c, recv, send)
 	s.conns.opened(ep)
 	return c, nil
 }
@@ -113,7 +130,10 @@ func (c *TCPConn) receive(dst io.Writer) (int, error) {
 			return n, nil
 		case *tcpip.ErrWouldBlock:
 			c.unhold(false) // this may be what the peer waits for
-			if err := c.waitRead(); err != nil {
+			c.waiting.Store(true)
+			err := c.waitRead()
+			c.waiting.Store(false)
+			if err != nil {
 				return 0, err
 			}
 		default:
@@ -161,12 +181,20 @@ func (c *TCPConn) write(b []byte) (int, error) {
 		return 0, err
 	}
 	done, many := 0, c.bulk.begin()
+	if int64(len(b)) > c.send.Load() {
+		c.growSend(len(b)) // so that it is not cut at what is there now
+	}
 	for done < len(b) {
+		c.checkSend()
 		n, terr := c.put(b[done:], many)
 		done += n
+		c.written += int64(n)
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
+			if c.growSend(len(b) - done) {
+				continue
+			}
 			if err := c.waitWrite(); err != nil {
 				return done, err
 			}
@@ -302,14 +330,22 @@ func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
 // background, unless SetLinger says otherwise or received bytes were left unread:
 // then the peer gets a reset, as from a kernel socket.
 func (c *TCPConn) Close() error {
-	if !c.release(func() { c.unhold(true); c.conns.close(c.ep) }) {
+	if !c.release(func() { c.unhold(true); c.conns.close(c.ep); c.mem.close(&c.account, c.keeps()) }) {
 		return c.opErr("close", net.ErrClosed)
 	}
 	return nil
 }
 
 // Abort resets the connection (RFC 9293 section 3.10.5) and closes it.
-func (c *TCPConn) Abort() { c.release(func() { c.conns.abort(c.ep) }) }
+func (c *TCPConn) Abort() {
+	c.release(func() { c.conns.abort(c.ep); c.mem.close(&c.account, false) })
+}
+
+// keeps reports whether a closed connection may hold much that its peer has not
+// acknowledged.
+func (c *TCPConn) keeps() bool {
+	return c.send.Load() > firstSend && delivering(c.ep.(*tcp.Endpoint))
+}
 
 // SetLinger sets what Close does with undelivered data; see
 // (*net.TCPConn).SetLinger. 0 seconds resets the connection.

@@ -20,6 +20,9 @@ type TCPListener struct {
 	addr     *net.TCPAddr
 	unlisten func() // gives the address free, see listeners
 	acceptMu sync.Mutex
+	// fixedRecv is the size in bytes of the connections' receive buffers if the program
+	// has chosen it, else 0.
+	fixedRecv int64
 }
 
 var _ net.Listener = (*TCPListener)(nil)
@@ -50,7 +53,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 		ep, wq, terr := l.ep.Accept(nil)
 		switch terr.(type) {
 		case nil:
-			c, err := newTCPConn(l.s, ep, wq)
+			c, err := newTCPConn(l.s, ep, wq, l.fixedRecv)
 			if err != nil { // it was reset while it waited: nothing to accept
 				ep.Close()
 				continue

@@ -12,7 +12,10 @@ import (
 
 // options are the options of a socket by name, with setsockopt's values: integers
 // in the unit of the option that the name is taken from, and 0 or 1 for switches.
-type options struct{ ep tcpip.Endpoint }
+type options struct {
+	ep      tcpip.Endpoint
+	account *account // what its buffers are booked on; nil for sockets without
+}
 
 // An option is how one name is read and set; a nil set means read only.
 type option struct {
@@ -73,6 +76,14 @@ func (o options) SetOption(name string, value int) error {
 	opt, ok := socketOptions[name]
 	if !ok || opt.set == nil {
 		return opErr("set "+name, "ustack", nil, nil, syscall.ENOPROTOOPT)
+	}
+	switch a := o.account; {
+	case a != nil && name == "so.rcvbuf":
+		a.fix(true, int64(min(max(value, receiveBuffers.Min), receiveBuffers.Max)))
+		return nil
+	case a != nil && name == "so.sndbuf" && a.send.Load() > 0: // UDP's is not booked: nothing waits in it
+		a.fix(false, int64(min(max(value, sendBuffers.Min), sendBuffers.Max)))
+		return nil
 	}
 	if terr := opt.set(o.ep, value); terr != nil {
 		return opErr("set "+name, "ustack", nil, nil, sysErr("setsockopt", terr))

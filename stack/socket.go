@@ -150,13 +150,22 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 		k.ep.Close()
 		return nil, err
 	}
-	c, err := newTCPConn(k.s, k.ep, k.wq)
+	c, err := newTCPConn(k.s, k.ep, k.wq, k.fixedRecv())
 	if err != nil {
 		err = fail(err)
 		k.ep.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// fixedRecv returns the size of the receive buffer in bytes if the program has chosen
+// it, else 0.
+func (k *Socket) fixedRecv() int64 {
+	if size := k.ep.SocketOptions().GetReceiveBufferSize(); size != int64(receiveBuffers.Default) {
+		return size
+	}
+	return 0
 }
 
 func loopbackOf(ip netip.Addr) netip.Addr {
@@ -187,13 +196,19 @@ func (k *Socket) Listen(backlog int) (*TCPListener, error) {
 		k.ep.Close()
 		return nil, opErr("listen", "tcp", nil, addr, os.NewSyscallError("listen", syscall.EADDRINUSE))
 	}
-	if terr := k.ep.Listen(min(backlog, DefaultBacklog)); terr != nil {
+	backlog = min(backlog, DefaultBacklog)
+	fixed := k.fixedRecv()
+	if fixed == 0 {
+		k.ep.SocketOptions().SetReceiveBufferSize(k.s.mem.waiting(backlog), false)
+	}
+	if terr := k.ep.Listen(backlog); terr != nil {
 		release()
 		k.ep.Close()
 		return nil, opErr("listen", "tcp", nil, addr, sysErr("listen", terr))
 	}
 	l := newTCPListener(k.s, k.ep, k.wq, addr)
 	l.unlisten = release
+	l.fixedRecv = fixed
 	return l, nil
 }
 

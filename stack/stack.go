@@ -67,6 +67,10 @@ type Config struct {
 	// MinRTO is the shortest retransmission timeout of TCP (RFC 6298 section 2.4),
 	// from 1 ms to 10 s; 0 is DefaultMinRTO.
 	MinRTO time.Duration
+	// Memory is how many bytes the receive and send buffers of all TCP and UDP sockets
+	// may hold together; 0 is DefaultMemory, less than MinMemory an error. Each socket
+	// has at least 4 KiB for each direction all the same.
+	Memory int64
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -91,6 +95,7 @@ type Stack struct {
 	routes    routeOrigins
 	listeners listeners
 	conns     conns
+	mem       memory
 	icmp6     icmp6Conns
 	warn      warnings
 
@@ -121,6 +126,14 @@ func New(cfg Config) (*Stack, error) {
 	if s.name == "" {
 		s.name = cfg.Device.Info().Name
 	}
+	ceiling := cfg.Memory
+	if ceiling == 0 {
+		ceiling = DefaultMemory()
+	}
+	if ceiling < MinMemory {
+		return nil, fmt.Errorf("stack: Config.Memory is %d bytes: use at least %d", ceiling, MinMemory)
+	}
+	s.mem.init(ceiling)
 	s.dns.set(cfg.DNS, cfg.Search)
 	s.auto = newAutoconf(s, cfg.SLAAC)
 	ep, err := tapendpoint.New(tapendpoint.Config{
@@ -273,6 +286,7 @@ func (s *Stack) Close() error {
 		// … then the wire: netstack must not be left with a reader, see tapendpoint.
 		s.closeErr = s.ep.Stop()
 		s.conns.end()
+		s.mem.end()
 		s.ns.Close()
 		s.ns.Wait()
 	})

@@ -58,13 +58,23 @@ func (s *Stack) HardwareAddr() net.HardwareAddr {
 func (s *Stack) Name() string { return s.name }
 
 // Stats returns netstack's counters that are not zero, by their path in
-// tcpip.Stats in snake case: "ip.packets_received", "tcp.retransmits".
+// tcpip.Stats in snake case: "ip.packets_received", "tcp.retransmits"; and under
+// "memory." what MemoryInfo holds.
 func (s *Stack) Stats() map[string]uint64 {
 	out := make(map[string]uint64)
 	stats := s.ns.Stats()
 	collect(reflect.ValueOf(&stats).Elem(), "", out)
 	if nic, ok := s.ns.SingleNICInfo(nicID); ok {
 		collect(reflect.ValueOf(&nic.Stats).Elem(), "nic.", out)
+	}
+	mem := s.Memory()
+	for name, n := range map[string]uint64{
+		"ceiling": uint64(mem.Ceiling), "booked": uint64(mem.Booked), "queued": uint64(mem.Queued),
+		"refused": mem.Refused, "shrunk": mem.Shrunk,
+	} {
+		if n != 0 {
+			out["memory."+name] = n
+		}
 	}
 	return out
 }

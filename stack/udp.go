@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -20,6 +21,10 @@ type UDPConn struct {
 	pollable
 	proto  tcpip.NetworkProtocolNumber
 	remote *net.UDPAddr // nil unless connected
+	account
+	taken  atomic.Int64 // bytes read so far; changes under readMu
+	growAt atomic.Int64 // value of taken at which a buffer that shrank grows again
+	last   int64        // value of taken at the last review that ended a period, of memory.mu
 
 	readMu  sync.Mutex
 	writeMu sync.Mutex
@@ -98,6 +103,8 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, v6only bool) (
 		c.remote = net.UDPAddrFromAddrPort(remote)
 	}
 	c.pollable.init(ep, wq, s.closed)
+	c.pollable.account = &c.account
+	s.mem.open(&c.account, c, udpBuffer, 0)
 	return c, nil
 }
 
@@ -120,6 +127,46 @@ func (c *UDPConn) RemoteAddr() net.Addr {
 
 func (c *UDPConn) opErr(op string, addr net.Addr, err error) error {
 	return opErr(op, "udp", c.LocalAddr(), addr, err)
+}
+
+// udpBuffer is the receive buffer of a UDP socket in bytes, as Linux's
+// net.core.rmem_default.
+const udpBuffer = 212 << 10
+
+// size implements accountOwner.
+func (c *UDPConn) size(recv bool, bytes int64) {
+	if recv {
+		c.ep.SocketOptions().SetReceiveBufferSize(bytes, false)
+	}
+}
+
+// ordinary implements accountOwner.
+func (c *UDPConn) ordinary() bool { return true }
+
+// review implements accountOwner: an idle socket gives back what it has while memory is
+// scarce. Datagrams carry no promise.
+func (c *UDPConn) review(look *look) (gone bool) {
+	total := c.taken.Load()
+	want := look.share
+	if total > c.last {
+		want = look.fair
+	}
+	if look.elapsed > 0 {
+		c.last = total
+	}
+	if want > 0 {
+		c.shrink(true, want)
+		c.growAt.Store(total + want/2)
+	}
+	return false
+}
+
+// regrow gives a socket that is read again what an idle one has lost.
+func (c *UDPConn) regrow(total int64) {
+	c.growAt.Store(total + max(c.recv.Load(), leastBuffer)/2)
+	if !c.fixedRecv.Load() {
+		c.grow(true, udpBuffer)
+	}
 }
 
 // Read implements net.Conn. A datagram longer than b is cut.
@@ -152,6 +199,9 @@ func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 		res, terr := c.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
 		switch terr.(type) {
 		case nil:
+			if total := c.taken.Add(int64(res.Count)); c.recv.Load() < udpBuffer && total >= c.growAt.Load() {
+				c.regrow(total)
+			}
 			return res.Count, fromFull(res.RemoteAddr, c.proto), nil
 		case *tcpip.ErrBadBuffer: // no room for a single byte: the datagram is used up
 			return 0, fromFull(res.RemoteAddr, c.proto), nil
@@ -233,7 +283,7 @@ func (c *UDPConn) SetWriteBuffer(bytes int) error { return c.SetOption("so.sndbu
 
 // Close closes the socket. Datagrams not read are lost.
 func (c *UDPConn) Close() error {
-	if !c.release(c.ep.Close) {
+	if !c.release(func() { c.ep.Close(); c.mem.close(&c.account, false) }) {
 		return c.opErr("close", nil, net.ErrClosed)
 	}
 	return nil

@@ -189,6 +189,7 @@ func (d *daemon) startStack(context.Context) error {
 		Logger:            d.log,
 		CongestionControl: d.set.congestion,
 		LossDetection:     d.set.lossDetection,
+		Memory:            d.set.memory,
 	})
 	if err != nil {
 		return err

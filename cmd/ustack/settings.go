@@ -36,6 +36,7 @@ type settings struct {
 	stateDir      string // "": the default
 	congestion    string
 	lossDetection string
+	memory        int64 // bytes; 0: the stack's own choice
 	socket        string
 	socketMode    fs.FileMode
 	socketGroup   string
@@ -56,7 +57,7 @@ func (f *upFlags) resolve(from origins) (*settings, error) {
 		uplink: f.uplink, bridge: f.bridge, stateDir: f.stateDir, congestion: f.congestion, lossDetection: f.lossDetection, socket: f.socket,
 	}
 	for _, step := range []func(*settings, origins) error{
-		f.resolveLink, f.resolveAddrs, f.resolveHost, f.resolveGateways, f.resolveDNS, f.resolveSocket,
+		f.resolveLink, f.resolveAddrs, f.resolveHost, f.resolveGateways, f.resolveDNS, f.resolveMemory, f.resolveSocket,
 	} {
 		if err := step(s, from); err != nil {
 			return nil, err
@@ -246,6 +247,35 @@ func (f *upFlags) resolveDNS(s *settings, from origins) error {
 		s.search = append(s.search, strings.TrimSuffix(d, "."))
 	}
 	return nil
+}
+
+func (f *upFlags) resolveMemory(s *settings, from origins) error {
+	if f.memory == "" {
+		return nil
+	}
+	bytes, ok := parseSize(f.memory)
+	switch {
+	case !ok:
+		return usagef("%s %q: not a size: write bytes, or a number with K, M or G, such as 64M", from.of("memory"), f.memory)
+	case bytes < stack.MinMemory:
+		return usagef("%s %s: too small: use at least %dM", from.of("memory"), f.memory, stack.MinMemory>>20)
+	}
+	s.memory = bytes
+	return nil
+}
+
+// parseSize parses a number of bytes, or of the KiB, MiB or GiB that K, M or G at its
+// end mean.
+func parseSize(text string) (bytes int64, ok bool) {
+	shift := 0
+	for unit, bits := range map[string]int{"K": 10, "M": 20, "G": 30} {
+		if number, found := strings.CutSuffix(strings.ToUpper(text), unit); found {
+			text, shift = number, bits
+			break
+		}
+	}
+	n, err := strconv.ParseUint(text, 10, 63-shift)
+	return int64(n) << shift, err == nil
 }
 
 func (f *upFlags) resolveSocket(s *settings, from origins) error {

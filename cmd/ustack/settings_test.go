@@ -94,6 +94,11 @@ func TestResolveErrors(t *testing.T) {
 		{"--socket-group no-such-group", `--socket-group "no-such-group": no such group`},
 		{"--congestion-control bbr", `--congestion-control "bbr": use reno or cubic`},
 		{"--loss-detection none", `--loss-detection "none": use rack or sack`},
+		{"--memory much", `--memory "much": not a size`},
+		{"--memory M", `--memory "M": not a size`},
+		{"--memory -1M", `--memory "-1M": not a size`},
+		{"--memory 8589934592G", `--memory "8589934592G": not a size`},
+		{"--memory 64K", `--memory 64K: too small: use at least 1M`},
 		{"--log-level loud", `--log-level "loud": use debug, info, warn or error`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -116,6 +121,15 @@ func TestErrorNamesTheFileALineIsIn(t *testing.T) {
 	_, err = f.resolve(from)
 	if want := `u.toml:2: addr "10.0.0.4": the prefix length is missing`; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("got %v, want %s …", err, want)
+	}
+}
+
+func TestMemorySetting(t *testing.T) {
+	for text, want := range map[string]int64{"": 0, "64M": 64 << 20, "64m": 64 << 20, "2G": 2 << 30, "2048k": 2 << 20, "1048576": 1 << 20} {
+		f, _ := parseUp(t, "--memory="+text)
+		if s, err := f.resolve(nil); err != nil || s.memory != want {
+			t.Errorf("%q: %d bytes, %v, want %d", text, s.memory, err, want)
+		}
 	}
 }
 

@@ -16,8 +16,10 @@ func (a *app) statsCommand() *cobra.Command {
 		Use:   "stats [PREFIX...]",
 		Short: "show the stack's counters that are not zero, and the daemon's own figures",
 		Long: `Shows the stack's counters that are not zero, by layer, such as
-tcp.retransmits, and under "process" the daemon's goroutines, open descriptors,
-resident memory in bytes, and flows. With PREFIX only those that begin with it.`,
+tcp.retransmits; under "memory" the ceiling over the buffers of all sockets in
+bytes, what is booked of it, and what waits to be read from TCP sockets; and
+under "process" the daemon's goroutines, open descriptors, resident memory in
+bytes, and flows. With PREFIX only those that begin with it.`,
 		Example: `  ustack stats
   ustack stats tcp. ip.
   ustack stats process --json`,

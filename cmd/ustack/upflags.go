@@ -22,6 +22,7 @@ type upFlags struct {
 	socket, socketGroup, socketMode string
 	stateDir                        string
 	congestion, lossDetection       string
+	memory                          string
 	logLevel                        string
 	verbose                         bool
 }
@@ -53,6 +54,7 @@ func (f *upFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.bridge, "bridge", "", "put the tap into the host's bridge `BR` instead of giving it an address")
 	fs.StringVar(&f.congestion, "congestion-control", stack.DefaultCongestionControl, "TCP congestion control `NAME`: "+strings.Join(stack.CongestionControls, ", "))
 	fs.StringVar(&f.lossDetection, "loss-detection", stack.DefaultLossDetection, "TCP loss detection `NAME`: "+strings.Join(stack.LossDetections, ", "))
+	fs.StringVar(&f.memory, "memory", "", "most that the buffers of all sockets hold together, as `SIZE` in bytes or with K, M or G (default: an eighth of the machine's memory, within 64M and 1G)")
 	fs.StringVar(&f.socketGroup, "socket-group", "", "`GROUP` that may use the control socket")
 	fs.StringVar(&f.socketMode, "socket-mode", "", "permissions `MODE` of the control socket, in octal (default "+defaultSocketMode+", 0660 with --socket-group)")
 	fs.StringVar(&f.stateDir, "state-dir", "", "`DIR` for the record of what was changed on the host (default /run/ustack as root, else $XDG_RUNTIME_DIR/ustack)")
