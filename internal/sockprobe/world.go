@@ -153,7 +153,7 @@ func text(sa unix.Sockaddr, err error) string {
 	default:
 		return fmt.Sprintf("%T", sa)
 	}
-	if port >= 30000 {
+	if port >= 16000 { // the stack chooses from there, the kernel from 32768
 		return fmt.Sprintf("%v port", ip)
 	}
 	return fmt.Sprintf("%v %d", ip, port)
