@@ -81,20 +81,20 @@ type lossCell struct {
 func lossCells() []lossCell {
 	const ms = time.Millisecond
 	cells := []lossCell{
-		{path{loss: 1, rtt: 20 * ms}, 10 * time.Second, 8, 8},
+		{path{loss: 1, rtt: 20 * ms}, 10 * time.Second, 6, 6},
 		{path{loss: 0.1, rtt: ms}, 3 * time.Second, 5, 0},
 		{path{loss: 1, rtt: ms}, 5 * time.Second, 6, 1},
-		{path{loss: 3, rtt: ms}, 8 * time.Second, 8, 2},
+		{path{loss: 3, rtt: ms}, 8 * time.Second, 6, 2},
 		{path{loss: 0.1, rtt: 20 * ms}, 8 * time.Second, 6, 2},
-		{path{loss: 3, rtt: 20 * ms}, 10 * time.Second, 8, 8},
-		{path{loss: 0.1, rtt: 100 * ms}, 12 * time.Second, 16, 8},
-		{path{loss: 1, rtt: 100 * ms}, 12 * time.Second, 8, 8},
-		{path{loss: 3, rtt: 100 * ms}, 12 * time.Second, 8, 8},
+		{path{loss: 3, rtt: 20 * ms}, 10 * time.Second, 6, 6},
+		{path{loss: 0.1, rtt: 100 * ms}, 12 * time.Second, 12, 6},
+		{path{loss: 1, rtt: 100 * ms}, 12 * time.Second, 6, 6},
+		{path{loss: 3, rtt: 100 * ms}, 12 * time.Second, 6, 6},
 		{path{loss: 0.1, rtt: 20 * ms, reorder: 1}, 8 * time.Second, 6, 2},
 		// Nothing is lost but what finds the queue full: slow start ends with many
 		// losses at once.
 		{path{rate: 20, rtt: 50 * ms}, 8 * time.Second, 6, 6},
-		{path{rate: 100, rtt: 20 * ms}, 8 * time.Second, 4, 1},
+		{path{rate: 100, rtt: 20 * ms}, 6 * time.Second, 4, 1},
 	}
 	for i := range cells {
 		if cells[i].rate == 0 {
