@@ -132,6 +132,7 @@ func (sup *supervisor) loop() {
 		return
 	}
 	defer restore()
+	sup.notifier.setSyncWakeup()
 	var n notification
 	for sup.notifier.next(&n) == nil {
 		c := call{
