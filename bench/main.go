@@ -65,7 +65,7 @@ func parse(args []string) (o options, err error) {
 	fs.DurationVar(&o.time, "time", 0, "`TIME` of one measurement, instead of 500ms")
 	fs.BoolVar(&o.quick, "quick", false, "few and short rounds, to see that it works; write no files unless -out is given")
 	fs.StringVar(&o.out, "out", "", "`DIR` for RESULTS.md and results.svg")
-	fs.StringVar(&o.prof, "profile", "", "`DIR` for processor profiles of the servers' processes, in which in-process stacks run")
+	fs.StringVar(&o.prof, "profile", "", "`DIR` for processor and allocation profiles of the servers' processes, in which in-process stacks run")
 	fs.BoolVar(&o.list, "list", false, "name the rows and end")
 	if err := fs.Parse(args); err != nil {
 		return o, err

@@ -56,10 +56,11 @@ func runRole(args []string, r io.Reader, w io.Writer) int {
 	return 0
 }
 
-// profileEnv names the folder for processor profiles of the servers.
+// profileEnv names the folder for profiles of the servers.
 const profileEnv = "USTACK_BENCH_PROFILE"
 
-// profile begins a processor profile of this process, one file for each.
+// profile begins a processor profile of this process, one file for each; stop writes one
+// of what it has allocated beside it.
 func profile(dir, name string) (stop func(), err error) {
 	name = strings.NewReplacer("/", "-", ":", "-", ",", "-").Replace(name)
 	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%d.pprof", name, os.Getpid())))
@@ -70,7 +71,14 @@ func profile(dir, name string) (stop func(), err error) {
 		f.Close()
 		return nil, err
 	}
-	return func() { pprof.StopCPUProfile(); f.Close() }, nil
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+		if heap, err := os.Create(strings.TrimSuffix(f.Name(), ".pprof") + ".heap"); err == nil {
+			pprof.Lookup("allocs").WriteTo(heap, 0)
+			heap.Close()
+		}
+	}, nil
 }
 
 func startRole(args []string) (handle func(job) (result, error), done func(), err error) {

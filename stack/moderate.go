@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -117,6 +118,9 @@ func (c *TCPConn) moderate(n int) {
 	}
 }
 
+// infos spares measure an allocation for each MiB: a TCPInfoOption escapes.
+var infos = sync.Pool{New: func() any { return new(tcpip.TCPInfoOption) }}
+
 // measure measures the path, and lets the buffer of a connection that moves data grow to
 // the ordinary size.
 func (c *TCPConn) measure(total int64) {
@@ -131,8 +135,9 @@ func (c *TCPConn) measure(total int64) {
 		return
 	}
 	c.measureAt.Store(total + measureAfter)
-	var info tcpip.TCPInfoOption
-	if terr := c.ep.GetSockOpt(&info); terr != nil || c.fixedRecv.Load() {
+	info := infos.Get().(*tcpip.TCPInfoOption)
+	defer infos.Put(info)
+	if terr := c.ep.GetSockOpt(info); terr != nil || c.fixedRecv.Load() {
 		return
 	}
 	now, was := time.Now(), c.path()
