@@ -76,7 +76,15 @@ type Conn interface {
 	net.Conn
 	Options
 	// WriteTo passes all that arrives to w, in large steps where much arrives, until
-	// the peer closes its side. It should hold no memory while nothing does.
+	// the peer closes its side. It should hold no memory while nothing does. The w of
+	// this package has also
+	//
+	//	TryWrite(pieces [][]byte) (int, error)
+	//	WaitWrite() error
+	//
+	// for Conns that can pass bytes on where they lie: TryWrite writes as much of the
+	// pieces as there is room for, without waiting and without using the Conn;
+	// WaitWrite waits for room.
 	io.WriterTo
 	CloseRead() error
 	CloseWrite() error

@@ -283,6 +283,15 @@ func pollHUP(fd int) bool {
 	return err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
 
+// waitRoom returns when it is worth to write again.
+func (e *endpoint) waitRoom() error {
+	return rawError(e.rc.Write(func(fd uintptr) bool {
+		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(p[:], 0)
+		return err == nil && n > 0
+	}))
+}
+
 // waitHUP waits until hup, or until stop says so after a shutdown of this side. The runtime's poller is edge-triggered, so it wakes
 // this up at each change only; data that waits unread does not spin it.
 func (e *endpoint) waitHUP(stop func() bool) error {

@@ -2,7 +2,6 @@ package control
 
 import (
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -181,6 +180,9 @@ func (p *pump) upstream() {
 	}
 }
 
+// errFailed ends upstream after fail.
+var errFailed = errors.New("connection has failed")
+
 // programEnded follows the program's half-close or close.
 func (p *pump) programEnded() {
 	if !p.ep.hup() && !p.closing.Load() {
@@ -213,65 +215,6 @@ func (p *pump) writeFailed(err error) {
 		p.ep.CloseRead()
 		p.ep.discardAllButOne()
 	}
-}
-
-// downstream copies from the stack to the program. Its error is what ended the
-// connection; nil when the peer half-closed or this side has closed.
-func (p *pump) downstream() error {
-	d := &downWriter{p: p, traffic: traffic{with: p.with}}
-	_, err := p.conn.WriteTo(d)
-	if d.gone {
-		return nil
-	}
-	return p.downEnded(err)
-}
-
-func (p *pump) downEnded(err error) error {
-	if err == nil || errors.Is(err, io.EOF) {
-		p.peerDone.Store(true)
-		p.ep.CloseWrite()
-		return nil
-	}
-	if p.closing.Load() {
-		return nil
-	}
-	return err
-}
-
-// A downWriter writes to the program. Its errors mean that the program is gone.
-type downWriter struct {
-	p       *pump
-	discard bool // the program shut down its reading
-	gone    bool
-	traffic traffic
-}
-
-// errFailed ends upstream after fail.
-var errFailed = errors.New("connection has failed")
-
-var errProgramGone = errors.New("program has closed its end")
-
-func (d *downWriter) Write(b []byte) (int, error) {
-	d.traffic.step(d.p.ep, len(b), d.p.touch())
-	if d.discard {
-		return len(b), nil
-	}
-	n, err := d.p.ep.Write(b)
-	if err == nil {
-		return n, nil
-	}
-	if err == syscall.EPIPE && !d.p.ep.hup() {
-		d.discard = true
-		return len(b), nil
-	}
-	// Data for a program that has closed is answered by a reset (RFC 9293 section 3.6.1,
-	// RFC 1122 section 4.2.2.13).
-	d.gone = true
-	d.p.closing.Store(true)
-	if !errors.Is(err, net.ErrClosed) {
-		d.p.conn.Abort()
-	}
-	return n, errProgramGone
 }
 
 // ending is why the connection ended, for the client, which must not take a daemon's end

@@ -33,3 +33,25 @@ func recvNow(fd int, b []byte) (int, error) {
 func sendNow(fd int, b []byte) (int, error) {
 	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 }
+
+// sendPieces is sendNow of several pieces, none of them empty, or of the first 16.
+func sendPieces(fd int, pieces [][]byte) (int, error) {
+	var iov [16]unix.Iovec
+	pieces = pieces[:min(len(pieces), len(iov))]
+	for i, p := range pieces {
+		iov[i].Base = &p[0]
+		iov[i].SetLen(len(p))
+	}
+	var msg unix.Msghdr
+	msg.Iov = &iov[0]
+	msg.SetIovlen(len(pieces))
+	for {
+		n, _, errno := syscall.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if errno == 0 {
+			return int(n), nil
+		}
+		if errno != syscall.EINTR {
+			return 0, errno
+		}
+	}
+}
