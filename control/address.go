@@ -298,12 +298,7 @@ func openUDP(ctx context.Context, b Backend, r Request) (PacketConn, error) {
 		if a.IsValid() {
 			f = familyOf(a.Addr())
 		}
-		pc, err := b.UDP("udp"+f, a, remote)
-		if err == nil {
-			if err = setOptions(pc, r.Options); err != nil {
-				pc.Close()
-			}
-		}
+		pc, err := b.UDP("udp"+f, a, remote, r.Options)
 		if err == nil {
 			return pc, nil
 		}

@@ -26,8 +26,9 @@ type Backend interface {
 	// UDP makes a UDP socket bound to local (port 0: any free one; the
 	// zero AddrPort: any address) and, when remote is valid, connected to it.
 	// network is "udp4" or "udp6". A "udp6" socket bound to [::] receives IPv4
-	// datagrams too unless the option "ipv6.v6only" is set.
-	UDP(network string, local, remote netip.AddrPort) (PacketConn, error)
+	// datagrams too unless the option "ipv6.v6only" is set. The options are set before
+	// the socket is bound.
+	UDP(network string, local, remote netip.AddrPort, options map[string]int) (PacketConn, error)
 	// ICMP makes an ICMP socket; network is "ip4" or "ip6".
 	ICMP(network string) (ICMPConn, error)
 
@@ -100,6 +101,17 @@ type Listener interface {
 	Close() error
 }
 
+// A DatagramInfo tells of one datagram besides its bytes.
+type DatagramInfo struct {
+	// N is how many bytes were read.
+	N    int
+	From netip.AddrPort
+	// To is the address it was sent to, not valid if that is not known.
+	To netip.Addr
+	// TTL is the TTL or hop limit it arrived with, TOS its type of service or traffic class.
+	TTL, TOS int
+}
+
 // A PacketConn is a UDP socket.
 type PacketConn interface {
 	net.PacketConn
@@ -109,6 +121,19 @@ type PacketConn interface {
 	// Read and Write serve connected sockets.
 	Read(b []byte) (int, error)
 	Write(b []byte) (int, error)
+	// Connect connects the socket anew, or to nobody if remote is not valid. What has
+	// arrived before stays.
+	Connect(remote netip.AddrPort) error
+	// ReadMessage is ReadFrom that tells more, once ReceiveInfo was called.
+	ReadMessage(b []byte) (DatagramInfo, error)
+	ReceiveInfo()
+	// WriteMessage sends to an address, connected or not; from an address of the stack's unless
+	// from is not valid, with a TTL unless that is 0.
+	WriteMessage(b []byte, to netip.AddrPort, from netip.Addr, ttl int) error
+	// Join and Leave make the socket a member of a multicast group, by the interface with address
+	// local unless that is not valid.
+	Join(group, local netip.Addr) error
+	Leave(group, local netip.Addr) error
 }
 
 // An ICMPMessage is one ICMP message as it arrived.

@@ -31,8 +31,8 @@ type DatagramConn struct {
 }
 
 var (
-	_ net.Conn   = (*DatagramConn)(nil)
-	_ PacketConn = (*DatagramConn)(nil)
+	_ net.Conn       = (*DatagramConn)(nil)
+	_ net.PacketConn = (*DatagramConn)(nil)
 )
 
 func newDatagramConn(s *Session, rep Reply, ep *endpoint) *DatagramConn {

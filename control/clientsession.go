@@ -44,6 +44,9 @@ type call struct {
 type flowEnd struct {
 	done chan struct{} // closed when err is final
 	err  error         // nil for an end in good order
+
+	mu      sync.Mutex
+	onError func(error)
 }
 
 // OpenSession opens a flows connection of its own, for programs that speak the
@@ -142,6 +145,13 @@ func (s *Session) dispatch(r Reply) {
 			e.err = r.Err()
 			close(e.done)
 		}
+	case r.Event == "error":
+		e := s.ends[r.Flow]
+		s.mu.Unlock()
+		if e != nil {
+			e.tell(r.Err())
+		}
+		return
 	case r.Event == "protocol":
 		s.mu.Unlock()
 		s.end(&DaemonError{s.path, r.Err()})
@@ -284,6 +294,23 @@ func (s *Session) PostFD(r Request, fd int) {
 // and icmp.
 func (r Reply) Ended() (<-chan struct{}, func() error) {
 	return r.end.done, func() error { return r.end.err }
+}
+
+// OnError makes f be called with each error of the flow that ends nothing: those of a raw
+// UDP flow. f must not wait.
+func (r Reply) OnError(f func(error)) {
+	r.end.mu.Lock()
+	defer r.end.mu.Unlock()
+	r.end.onError = f
+}
+
+func (e *flowEnd) tell(err error) {
+	e.mu.Lock()
+	f := e.onError
+	e.mu.Unlock()
+	if f != nil {
+		f(err)
+	}
 }
 
 // write sends one message, with the descriptor on its first byte, and closes the descriptor.

@@ -12,6 +12,7 @@ import (
 // in bytes. protocol.md draws them.
 const (
 	udpHeaderLen  = 24
+	udpInfoLen    = 48
 	icmpHeaderLen = 56
 
 	// maxDatagram is the largest payload: 65,535 bytes of IPv6 payload, less nothing,
@@ -44,6 +45,14 @@ func (f udpFrame) append(dst []byte) []byte {
 		binary.BigEndian.PutUint16(h[2:], f.addr.Port())
 	}
 	binary.BigEndian.PutUint32(h[4:], uint32(f.errno))
+	return append(dst, h[:]...)
+}
+
+// appendInfo appends the 24 bytes that follow the header where the client asked for them.
+func appendInfo(dst []byte, m DatagramInfo) []byte {
+	var h [udpInfoLen - udpHeaderLen]byte
+	h[0] = putAddr(h[8:24], m.To)
+	h[1], h[2] = byte(m.TTL), byte(m.TOS)
 	return append(dst, h[:]...)
 }
 

@@ -39,6 +39,10 @@ type Request struct {
 	Target uint64 `json:"target,omitempty"`
 	// Framed asks for headers on the datagrams of a connected UDP flow.
 	Framed bool `json:"framed,omitempty"`
+	// Info asks for more about each datagram of a framed UDP flow.
+	Info bool `json:"info,omitempty"`
+	// Data is the datagram of send.
+	Data []byte `json:"data,omitempty"`
 	// Hold asks that the data descriptor stay open after a reset until close.
 	Hold bool `json:"hold,omitempty"`
 	// FD says that a descriptor travels with this message.

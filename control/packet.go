@@ -33,6 +33,7 @@ type packetConn interface {
 	frameDown(buf []byte) ([]byte, error)
 	// errorFrame is err as a frame, or nothing where there are no frames.
 	errorFrame(err error, scratch []byte) []byte
+	SetReadDeadline(t time.Time) error
 }
 
 // A packetPump moves datagrams between the stack and a program.
@@ -48,6 +49,9 @@ type packetPump struct {
 	closing atomic.Bool
 	moved   atomic.Int64
 	err     error // what ended it, set by downstream
+
+	detaching atomic.Bool
+	detached  chan struct{} // of a detach that waits, guarded by mu; closed when run has ended
 }
 
 func (p *packetPump) attached() bool {
@@ -87,22 +91,30 @@ func (p *packetPump) run() {
 	go func() {
 		defer close(done)
 		p.upstream()
+		if p.detaching.Load() {
+			return
+		}
 		p.closing.Store(true)
 		p.conn.Close()
 		p.ep.Close()
 	}()
 	p.err = p.downstream()
-	p.conn.Close()
-	p.ep.Close()
+	if !p.detaching.Load() || p.closing.Load() || p.err != nil {
+		p.closing.Store(true)
+		p.conn.Close()
+		p.ep.Close()
+	}
 	<-done
+	p.ep.Close()
 }
 
 // upstream sends what the program writes until it closes.
 func (p *packetPump) upstream() {
 	var scratch [icmpHeaderLen]byte
+	ep := p.ep
 	for {
 		var buf *[]byte
-		n, err := p.ep.recv(func(fd int) (int, error) {
+		n, err := ep.recv(func(fd int) (int, error) {
 			if buf == nil {
 				buf = datagramBuffers.Get().(*[]byte)
 			}
@@ -110,12 +122,16 @@ func (p *packetPump) upstream() {
 			if err == syscall.EAGAIN {
 				datagramBuffers.Put(buf)
 				buf = nil
-				if p.closing.Load() { // a SOCK_DGRAM that was shut down never reports an end
+				if p.closing.Load() || p.detaching.Load() { // a SOCK_DGRAM that was shut down never reports an end
 					err = io.EOF
 				}
 			}
 			return n, err
 		})
+		if err == syscall.ECONNRESET && p.raw { // it connected its socket anew; what was queued is lost
+			datagramBuffers.Put(buf)
+			continue
+		}
 		if err != nil || n == 0 && !p.raw {
 			if buf != nil {
 				datagramBuffers.Put(buf)
@@ -134,7 +150,7 @@ func (p *packetPump) upstream() {
 			}
 		}
 		if len(answer) > 0 {
-			if err := p.ep.Send(answer); programGone(err) {
+			if err := ep.Send(answer); programGone(err) {
 				return
 			}
 		}
@@ -148,7 +164,7 @@ func (p *packetPump) downstream() error {
 	soft := 0
 	for {
 		frame, err := p.conn.frameDown(*buf)
-		if p.closing.Load() && err != nil {
+		if err != nil && (p.closing.Load() || p.interrupted(err)) {
 			return nil
 		}
 		if err != nil {
@@ -165,10 +181,15 @@ func (p *packetPump) downstream() error {
 			soft = 0
 		}
 		p.moved.Store(time.Now().UnixNano())
-		if err := p.ep.Send(frame); programGone(err) {
+		if err := p.ep.Send(frame); programGone(err) && !p.interrupted(err) && !(p.raw && notNow(err)) {
 			return nil
 		}
 	}
+}
+
+// notNow says whether a send failed because the program is about to connect its socket anew.
+func notNow(err error) bool {
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // programGone says whether a send failed for good. EMSGSIZE and ENOBUFS lose one datagram.
@@ -181,6 +202,8 @@ type udpPacketConn struct {
 	PacketConn
 	raw       bool
 	connected bool
+	// info: frames to the program say more of a datagram.
+	info bool
 }
 
 func (u *udpPacketConn) frameUp(frame, scratch []byte) ([]byte, error) {
@@ -201,7 +224,11 @@ func (u *udpPacketConn) frameUp(frame, scratch []byte) ([]byte, error) {
 		err = syscall.EDESTADDRREQ
 	}
 	if err != nil {
-		return udpFrame{kind: frameError, errno: errnoOf(err), addr: f.addr}.append(scratch), err
+		b := udpFrame{kind: frameError, errno: errnoOf(err), addr: f.addr}.append(scratch)
+		if u.info {
+			b = appendInfo(b, DatagramInfo{})
+		}
+		return b, err
 	}
 	return nil, nil
 }
@@ -210,6 +237,16 @@ func (u *udpPacketConn) frameDown(buf []byte) ([]byte, error) {
 	if u.raw {
 		n, err := u.PacketConn.Read(buf)
 		return buf[:n], err
+	}
+	if u.info {
+		m, err := u.PacketConn.ReadMessage(buf[udpInfoLen : udpInfoLen+maxDatagram])
+		if err != nil {
+			return nil, err
+		}
+		from := netip.AddrPortFrom(m.From.Addr().Unmap(), m.From.Port())
+		b := udpFrame{kind: frameData, addr: from}.append(buf[:0])
+		appendInfo(b, m)
+		return buf[:udpInfoLen+m.N], nil
 	}
 	n, from, err := u.PacketConn.ReadFrom(buf[udpHeaderLen : udpHeaderLen+maxDatagram])
 	if err != nil {
@@ -223,7 +260,11 @@ func (u *udpPacketConn) errorFrame(err error, scratch []byte) []byte {
 	if u.raw {
 		return nil
 	}
-	return udpFrame{kind: frameError, errno: errnoOf(err)}.append(scratch)
+	b := udpFrame{kind: frameError, errno: errnoOf(err)}.append(scratch)
+	if u.info {
+		b = appendInfo(b, DatagramInfo{})
+	}
+	return b
 }
 
 // udpAddrPort converts an address of a datagram.
@@ -278,8 +319,11 @@ func (s *session) udp(ctx context.Context, r Request, fd int) result {
 	}
 	connected := pc.RemoteAddr() != nil
 	raw := connected && !r.Framed
+	if r.Info {
+		pc.ReceiveInfo()
+	}
 	f := &flow{network: "udp", pkt: &packetPump{
-		conn: &udpPacketConn{pc, raw, connected}, raw: raw,
+		conn: &udpPacketConn{pc, raw, connected, r.Info}, raw: raw,
 	}}
 	return s.startPacket(ctx, f, pc.LocalAddr(), pc.RemoteAddr(), fd)
 }
@@ -336,7 +380,10 @@ func (s *session) startPacket(ctx context.Context, f *flow, local, remote net.Ad
 // attachPacket takes over fd as the data path.
 func (f *flow) attachPacket(p *packetPump, fd int) result {
 	types := []int{unix.SOCK_DGRAM, unix.SOCK_SEQPACKET}
-	if p.raw {
+	p.mu.Lock()
+	raw := p.raw
+	p.mu.Unlock()
+	if raw {
 		types = types[:1] // an empty datagram would be the end of a SOCK_SEQPACKET
 	}
 	ep, err := endpointFromFD(fd, types...)
@@ -359,6 +406,9 @@ func (f *flow) attachPacket(p *packetPump, fd int) result {
 			f.s.paths.Add(1)
 			f.s.srv.startPath(p, p.run, func() {
 				defer f.s.paths.Done()
+				if p.endDetached() {
+					return
+				}
 				f.s.forget(f)
 				rep := Reply{Event: "ended", Flow: f.id}
 				if p.err != nil && !errors.Is(p.err, io.EOF) {

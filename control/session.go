@@ -174,6 +174,14 @@ func (s *session) handle(r Request, fd int) {
 		op = s.resolve
 	case "bind":
 		op = s.bind
+	case "connect":
+		op = s.connect
+	case "detach":
+		op = s.detach
+	case "send":
+		op = s.sendOne
+	case "join", "leave":
+		op = s.join
 	}
 	if op == nil {
 		s.finish(r, s.quick(r, fd))

@@ -248,7 +248,7 @@ func (s *Stack) ListenPacket(network, address string) (net.PacketConn, error) {
 	if err != nil {
 		return fail(err)
 	}
-	c, err := s.udp(udpNetwork(local), local, netip.AddrPort{}, v6only)
+	c, err := s.udp(udpNetwork(local), local, netip.AddrPort{}, map[string]int{"ipv6.v6only": btoi(v6only)})
 	if err != nil {
 		return nil, err
 	}

@@ -114,7 +114,7 @@ func (d *dnsConn) Read(b []byte) (int, error) {
 			case a.err != nil:
 				err = a.err
 			case isGoodAnswer(a.msg):
-				d.dns.answered(a.server.remote.AddrPort())
+				d.dns.answered(a.server.remote.Load().AddrPort())
 				return copy(b, a.msg), nil
 			case bad == nil:
 				bad = a.msg

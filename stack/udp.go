@@ -19,8 +19,9 @@ import (
 // A UDPConn is a UDP socket: a net.PacketConn, and a net.Conn once connected.
 type UDPConn struct {
 	pollable
+	s      *Stack
 	proto  tcpip.NetworkProtocolNumber
-	remote *net.UDPAddr // nil unless connected
+	remote atomic.Pointer[net.UDPAddr] // nil unless connected
 	account
 	taken  atomic.Int64 // bytes read so far; changes under readMu
 	growAt atomic.Int64 // value of taken at which a buffer that shrank grows again
@@ -39,10 +40,16 @@ var (
 // AddrPort any address, and connected to remote if that is valid. network is
 // "udp4", or "udp6" which takes IPv4 as well when bound to [::].
 func (s *Stack) UDP(network string, local, remote netip.AddrPort) (*UDPConn, error) {
-	return s.udp(network, local, remote, false)
+	return s.udp(network, local, remote, nil)
 }
 
-func (s *Stack) udp(network string, local, remote netip.AddrPort, v6only bool) (*UDPConn, error) {
+// UDPOptions is UDP with options (see OptionNames) that are set before the socket is bound,
+// as "so.reuseaddr", "so.reuseport" and "ipv6.v6only" have to be.
+func (s *Stack) UDPOptions(network string, local, remote netip.AddrPort, options map[string]int) (*UDPConn, error) {
+	return s.udp(network, local, remote, options)
+}
+
+func (s *Stack) udp(network string, local, remote netip.AddrPort, set map[string]int) (*UDPConn, error) {
 	var laddr, raddr net.Addr
 	if local.IsValid() {
 		laddr = net.UDPAddrFromAddrPort(local)
@@ -57,7 +64,7 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, v6only bool) (
 		}
 		return opErr(op, "udp", laddr, raddr, err)
 	}
-	c := &UDPConn{proto: ipv6.ProtocolNumber}
+	c := &UDPConn{s: s, proto: ipv6.ProtocolNumber}
 	switch network {
 	case "udp4":
 		c.proto = ipv4.ProtocolNumber
@@ -78,7 +85,6 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, v6only bool) (
 	if terr != nil {
 		return nil, fail(sysErr("socket", terr))
 	}
-	ep.SocketOptions().SetV6Only(v6only)
 	if c.proto == ipv4.ProtocolNumber {
 		// netstack would set DF even on fragments, and take no notice of the ICMP
 		// errors that then come back for UDP.
@@ -87,20 +93,22 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, v6only bool) (
 			return nil, fail(sysErr("setsockopt", terr))
 		}
 	}
+	for name, v := range set {
+		if err := (options{ep: ep}).SetOption(name, v); err != nil {
+			ep.Close()
+			return nil, fail(fmt.Errorf("option %s: %w", name, err))
+		}
+	}
 	if terr := ep.Bind(toFull(local)); terr != nil {
 		ep.Close()
 		return nil, fail(sysErr("bind", terr))
 	}
 	if remote.IsValid() {
-		full := toFull(remote)
-		if full.Addr == (tcpip.Address{}) {
-			full.Addr = toAddress(loopbackOf(remote.Addr()))
-		}
-		if terr := ep.Connect(full); terr != nil {
+		if terr := ep.Connect(toPeer(remote)); terr != nil {
 			ep.Close()
 			return nil, fail(sysErr("connect", terr))
 		}
-		c.remote = net.UDPAddrFromAddrPort(remote)
+		c.remote.Store(net.UDPAddrFromAddrPort(remote))
 	}
 	c.pollable.init(ep, wq, s.closed)
 	c.pollable.account = &c.account
@@ -119,10 +127,10 @@ func (c *UDPConn) LocalAddr() net.Addr {
 
 // RemoteAddr returns a *net.UDPAddr, or nil unless the socket is connected.
 func (c *UDPConn) RemoteAddr() net.Addr {
-	if c.remote == nil {
-		return nil
+	if r := c.remote.Load(); r != nil {
+		return r
 	}
-	return c.remote
+	return nil
 }
 
 func (c *UDPConn) opErr(op string, addr net.Addr, err error) error {
@@ -186,10 +194,18 @@ func (c *UDPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // ReadFromUDPAddrPort is ReadFrom without an allocation for the address.
 func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	n, res, err := c.read(b)
+	if err != nil {
+		return 0, netip.AddrPort{}, err
+	}
+	return n, fromFull(res.RemoteAddr, c.proto), nil
+}
+
+func (c *UDPConn) read(b []byte) (int, tcpip.ReadResult, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
-	fail := func(err error) (int, netip.AddrPort, error) {
-		return 0, netip.AddrPort{}, c.opErr("read", c.RemoteAddr(), err)
+	fail := func(err error) (int, tcpip.ReadResult, error) {
+		return 0, tcpip.ReadResult{}, c.opErr("read", c.RemoteAddr(), err)
 	}
 	if err := c.checkRead(); err != nil {
 		return fail(err)
@@ -202,9 +218,9 @@ func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 			if total := c.taken.Add(int64(res.Count)); c.recv.Load() < udpBuffer && total >= c.growAt.Load() {
 				c.regrow(total)
 			}
-			return res.Count, fromFull(res.RemoteAddr, c.proto), nil
+			return res.Count, res, nil
 		case *tcpip.ErrBadBuffer: // no room for a single byte: the datagram is used up
-			return 0, fromFull(res.RemoteAddr, c.proto), nil
+			return 0, res, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.waitRead(); err != nil {
 				return fail(err)
@@ -220,10 +236,11 @@ func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 
 // Write implements net.Conn; the socket must be connected.
 func (c *UDPConn) Write(b []byte) (int, error) {
-	if c.remote == nil {
+	remote := c.remote.Load()
+	if remote == nil {
 		return 0, c.opErr("write", nil, syscall.EDESTADDRREQ)
 	}
-	return c.send(b, nil, c.remote)
+	return c.send(b, tcpip.WriteOptions{}, remote)
 }
 
 // WriteTo implements net.PacketConn.
@@ -238,27 +255,33 @@ func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 // WriteToUDPAddrPort is WriteTo for a netip.AddrPort.
 func (c *UDPConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	addr := net.UDPAddrFromAddrPort(to)
-	if c.remote != nil {
+	if c.remote.Load() != nil {
 		return 0, c.opErr("write", addr, net.ErrWriteToConnected)
 	}
 	if c.proto == ipv4.ProtocolNumber && !to.Addr().Unmap().Is4() {
 		return 0, c.opErr("write", addr, syscall.EAFNOSUPPORT)
 	}
+	full := toPeer(to)
+	return c.send(b, tcpip.WriteOptions{To: &full}, addr)
+}
+
+// toPeer converts an address to send to; the unspecified one means this host.
+func toPeer(to netip.AddrPort) tcpip.FullAddress {
 	full := toFull(to)
 	if full.Addr == (tcpip.Address{}) {
 		full.Addr = toAddress(loopbackOf(to.Addr()))
 	}
-	return c.send(b, &full, addr)
+	return full
 }
 
-func (c *UDPConn) send(b []byte, to *tcpip.FullAddress, addr net.Addr) (int, error) {
+func (c *UDPConn) send(b []byte, opts tcpip.WriteOptions, addr net.Addr) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	if err := c.checkWrite(); err != nil {
 		return 0, c.opErr("write", addr, err)
 	}
 	for {
-		n, terr := c.ep.Write(bytes.NewReader(b), tcpip.WriteOptions{To: to})
+		n, terr := c.ep.Write(bytes.NewReader(b), opts)
 		switch terr.(type) {
 		case nil:
 			return int(n), nil

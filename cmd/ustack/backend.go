@@ -100,12 +100,12 @@ func (b *backend) Socket(network string) (control.Socket, error) {
 }
 
 // UDP implements control.Backend.
-func (b *backend) UDP(network string, local, remote netip.AddrPort) (control.PacketConn, error) {
-	c, err := b.Stack.UDP(network, local, remote)
+func (b *backend) UDP(network string, local, remote netip.AddrPort, options map[string]int) (control.PacketConn, error) {
+	c, err := b.Stack.UDPOptions(network, local, remote, options)
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return udpConn{c}, nil
 }
 
 // ICMP implements control.Backend.
@@ -297,6 +297,14 @@ func (l listener) Accept() (control.Conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// udpConn is a stack.UDPConn that receives control's messages.
+type udpConn struct{ *stack.UDPConn }
+
+func (c udpConn) ReadMessage(b []byte) (control.DatagramInfo, error) {
+	m, err := c.UDPConn.ReadMessage(b)
+	return control.DatagramInfo(m), err
 }
 
 // icmpConn is a stack.ICMPConn that receives control's messages.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -235,7 +236,7 @@ func (l *listener) Addr() net.Addr { return l.tcp.Addr() }
 func (l *listener) Close() error   { return l.tcp.Close() }
 
 // UDP implements control.Backend.
-func (b *Backend) UDP(network string, local, remote netip.AddrPort) (control.PacketConn, error) {
+func (b *Backend) UDP(network string, local, remote netip.AddrPort, set map[string]int) (control.PacketConn, error) {
 	var la, ra *net.UDPAddr
 	if local.IsValid() {
 		la = net.UDPAddrFromAddrPort(local)
@@ -259,12 +260,66 @@ func (b *Backend) UDP(network string, local, remote netip.AddrPort) (control.Pac
 		c.Close()
 		return nil, err
 	}
-	return &packetConn{c, options{rc}}, nil
+	p := &packetConn{c, options{rc}}
+	for name, v := range set {
+		if err := p.SetOption(name, v); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return p, nil
 }
 
 type packetConn struct {
 	*net.UDPConn
 	options
+}
+
+// ReadMessage tells only who sent the datagram.
+func (c *packetConn) ReadMessage(b []byte) (control.DatagramInfo, error) {
+	n, from, err := c.ReadFromUDPAddrPort(b)
+	return control.DatagramInfo{N: n, From: from}, err
+}
+
+func (c *packetConn) ReceiveInfo() {}
+
+func (c *packetConn) WriteMessage(b []byte, to netip.AddrPort, _ netip.Addr, _ int) error {
+	_, err := c.WriteToUDPAddrPort(b, to)
+	return err
+}
+
+// Connect connects the kernel's socket behind package net's back.
+func (c *packetConn) Connect(remote netip.AddrPort) error {
+	return c.do(func(fd int) error {
+		if !remote.IsValid() {
+			_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unix.RawSockaddr{})), 16)
+			if errno != 0 {
+				return errno
+			}
+			return nil
+		}
+		return unix.Connect(fd, &unix.SockaddrInet4{Port: int(remote.Port()), Addr: remote.Addr().Unmap().As4()})
+	})
+}
+
+func (c *packetConn) Join(group, local netip.Addr) error {
+	return c.do(func(fd int) error {
+		return unix.SetsockoptIPMreq(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, mreq(group, local))
+	})
+}
+
+func (c *packetConn) Leave(group, local netip.Addr) error {
+	return c.do(func(fd int) error {
+		return unix.SetsockoptIPMreq(fd, unix.IPPROTO_IP, unix.IP_DROP_MEMBERSHIP, mreq(group, local))
+	})
+}
+
+func mreq(group, local netip.Addr) *unix.IPMreq {
+	m := &unix.IPMreq{Multiaddr: group.As4()}
+	if local.IsValid() {
+		m.Interface = local.As4()
+	}
+	return m
 }
 
 // A UDPConn reads no io.Reader: it has its ReadFrom from net.PacketConn.
