@@ -260,7 +260,7 @@ func (b *Backend) UDP(network string, local, remote netip.AddrPort, set map[stri
 		c.Close()
 		return nil, err
 	}
-	p := &packetConn{c, options{rc}}
+	p := &packetConn{UDPConn: c, options: options{rc}}
 	for name, v := range set {
 		if err := p.SetOption(name, v); err != nil {
 			c.Close()
@@ -273,6 +273,16 @@ func (b *Backend) UDP(network string, local, remote netip.AddrPort, set map[stri
 type packetConn struct {
 	*net.UDPConn
 	options
+	// remote is what Connect connected it to; known says that it was called.
+	remote net.Addr
+	known  bool
+}
+
+func (c *packetConn) RemoteAddr() net.Addr {
+	if c.known {
+		return c.remote
+	}
+	return c.UDPConn.RemoteAddr()
 }
 
 // ReadMessage tells only who sent the datagram.
@@ -291,6 +301,7 @@ func (c *packetConn) WriteMessage(b []byte, to netip.AddrPort, _ netip.Addr, _ i
 // Connect connects the kernel's socket behind package net's back.
 func (c *packetConn) Connect(remote netip.AddrPort) error {
 	return c.do(func(fd int) error {
+		c.known, c.remote = true, nil
 		if !remote.IsValid() {
 			_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unix.RawSockaddr{})), 16)
 			if errno != 0 {
@@ -298,7 +309,11 @@ func (c *packetConn) Connect(remote netip.AddrPort) error {
 			}
 			return nil
 		}
-		return unix.Connect(fd, &unix.SockaddrInet4{Port: int(remote.Port()), Addr: remote.Addr().Unmap().As4()})
+		c.remote = net.UDPAddrFromAddrPort(remote)
+		if remote.Addr().Is6() {
+			return unix.Connect(fd, &unix.SockaddrInet6{Port: int(remote.Port()), Addr: remote.Addr().As16()})
+		}
+		return unix.Connect(fd, &unix.SockaddrInet4{Port: int(remote.Port()), Addr: remote.Addr().As4()})
 	})
 }
 
