@@ -28,6 +28,7 @@ type supervisor struct {
 	told     told
 	counts   map[sysno]uint64 // of the supervisor's thread
 	held     heldCalls
+	voices   voices
 	sweeps   chan struct{}
 	sweeping sync.Mutex // held by a sweep
 
@@ -154,6 +155,7 @@ func (sup *supervisor) end() {
 	}
 	sup.daemon.close()
 	sup.wg.Wait()
+	sup.voices.close()
 	sup.procs.close()
 	sup.summary()
 }

@@ -94,6 +94,9 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, set map[string
 		}
 	}
 	for name, v := range set {
+		if name == "so.rcvbuf" || name == "so.sndbuf" { // accounted for, below
+			continue
+		}
 		if err := (options{ep: ep}).SetOption(name, v); err != nil {
 			ep.Close()
 			return nil, fail(fmt.Errorf("option %s: %w", name, err))
@@ -113,6 +116,14 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, set map[string
 	c.pollable.init(ep, wq, s.closed)
 	c.pollable.account = &c.account
 	s.mem.open(&c.account, c, udpBuffer, 0)
+	for _, name := range []string{"so.rcvbuf", "so.sndbuf"} {
+		if v, ok := set[name]; ok {
+			if err := c.SetOption(name, v); err != nil {
+				c.Close()
+				return nil, fail(err)
+			}
+		}
+	}
 	return c, nil
 }
 

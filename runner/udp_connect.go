@@ -1,0 +1,276 @@
+package runner
+
+import (
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/control"
+)
+
+// connect connects the socket, again or to nobody if need be.
+func (u *udp) connect(c *call, to sockaddr) verdict {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	d := c.detached()
+	if to.family == unix.AF_UNSPEC {
+		if !u.remote.IsValid() {
+			return ret(0)
+		}
+		return c.later(func() verdict {
+			u.changing.Lock()
+			defer u.changing.Unlock()
+			return answer(u.disconnect(d))
+		})
+	}
+	a := to.addr.Addr()
+	switch {
+	case u.options["ipv6.v6only"] != 0 && a.Is4In6():
+		return fail(unix.ENETUNREACH)
+	case a.Unmap() == broadcast && u.options["so.broadcast"] == 0:
+		return fail(unix.EACCES)
+	}
+	return c.later(func() verdict {
+		u.changing.Lock()
+		defer u.changing.Unlock()
+		u.mu.Lock()
+		have, connected := u.flow != 0, u.far >= 0
+		u.mu.Unlock()
+		switch {
+		case connected:
+			return answer(u.connectAnew(d, to.addr))
+		case have:
+			return answer(u.connectBound(d, to.addr))
+		}
+		return answer(u.connectFresh(d, to.addr))
+	})
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// newFar makes the far end of a connection: a socket whose peer is the program's, which has no
+// peer yet and whose peer it becomes by join.
+func (u *udp) newFar(c *call) (int, error) {
+	if err := u.withFD(c, u.nameIt); err != nil {
+		return -1, err
+	}
+	far, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Bind(far, &unix.SockaddrUnix{Name: peerName('f', inodeOf(far)&(1<<48-1), u.s.domain == unix.AF_INET6)})
+	if err == nil {
+		err = unix.Connect(far, &unix.SockaddrUnix{Name: u.name()})
+	}
+	if err != nil {
+		unix.Close(far)
+		return -1, err
+	}
+	return far, nil
+}
+
+// join connects the program's socket to its far end. From then on nobody else can send to it.
+func (u *udp) join(c *call, far int) error {
+	name, err := unix.Getsockname(far)
+	if err != nil {
+		return err
+	}
+	return u.withFD(c, func(fd int) error { return unix.Connect(fd, name) })
+}
+
+// connectFresh connects a socket that the daemon does not know yet: its peer from the first
+// datagram on is the daemon. changing is held.
+func (u *udp) connectFresh(c *call, to netip.AddrPort) syscall.Errno {
+	far, err := u.newFar(c)
+	if err != nil {
+		return errnoOf(err)
+	}
+	theirs, err := unix.FcntlInt(uintptr(far), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(far)
+		return unix.ENFILE
+	}
+	u.mu.Lock()
+	r := control.Request{
+		Op: "udp", Network: u.network(to.Addr()), Address: sockaddr{addr: to}.wire(), Options: u.optionsFor(to.Addr().Unmap()),
+	}
+	u.mu.Unlock()
+	rep, session, err := u.s.sup.daemon.call(u.s.sup.ctx, r, theirs)
+	if err != nil {
+		unix.Close(far)
+		return errnoOf(err)
+	}
+	if err = u.join(c, far); err != nil {
+		unix.Close(far)
+		session.Post(control.Request{Op: "close", Flow: rep.Flow})
+		return errnoOf(err)
+	}
+	u.mu.Lock()
+	u.session, u.flow, u.far = session, rep.Flow, far
+	u.local, u.remote = parseWire(rep.Local), to
+	u.mu.Unlock()
+	u.follow(rep)
+	u.handOver()
+	return 0
+}
+
+// detach stops the daemon's data path. What it had received is delivered, or held in the
+// result if the program's queue has no room. changing is held.
+func (u *udp) detach() ([]inbound, syscall.Errno) {
+	var held []inbound
+	u.mu.Lock()
+	p := u.pipe
+	u.stash = &held
+	u.mu.Unlock()
+	_, errno := u.request(control.Request{Op: "detach"})
+	if p != nil && errno == 0 {
+		<-p.done
+		p.file.Close()
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stash = nil
+	if p != nil && errno == 0 {
+		u.pipe = nil
+	}
+	return held, errno
+}
+
+// attachPipe gives the daemon's socket a pipe again, after detach. changing is held.
+func (u *udp) attachPipe(held []inbound) syscall.Errno {
+	p, theirs, err := newPipe()
+	if err != nil {
+		return errnoOf(err)
+	}
+	u.mu.Lock()
+	u.pipe = p
+	session, flow := u.session, u.flow
+	u.mu.Unlock()
+	for _, in := range held {
+		u.deliver(in)
+	}
+	session.PostFD(control.Request{Op: "attach", Flow: flow}, theirs)
+	u.start(p)
+	return 0
+}
+
+// connectBound connects a socket that received from anybody before: nothing may get lost in
+// between. changing is held.
+func (u *udp) connectBound(c *call, to netip.AddrPort) syscall.Errno {
+	held, errno := u.detach()
+	if errno != 0 {
+		return errno
+	}
+	rep, errno := u.request(control.Request{Op: "connect", Address: sockaddr{addr: to}.wire()})
+	if errno != 0 {
+		_ = u.attachPipe(held)
+		return errno
+	}
+	errno = u.attachFar(c, to, rep, held)
+	if errno == 0 {
+		u.handOver()
+	}
+	return errno
+}
+
+// attachFar makes the daemon the program's peer, after detach and connect.
+func (u *udp) attachFar(c *call, to netip.AddrPort, rep control.Reply, held []inbound) syscall.Errno {
+	far, err := u.newFar(c)
+	if err != nil {
+		return errnoOf(err)
+	}
+	theirs, err := unix.FcntlInt(uintptr(far), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		if err = u.join(c, far); err != nil {
+			unix.Close(theirs)
+		}
+	}
+	if err != nil {
+		unix.Close(far)
+		return errnoOf(err)
+	}
+	u.mu.Lock()
+	u.far, u.remote, u.local = far, to, parseWire(rep.Local)
+	session, flow := u.session, u.flow
+	u.mu.Unlock()
+	for _, in := range held {
+		u.putConnected(in)
+	}
+	session.PostFD(control.Request{Op: "attach", Flow: flow}, theirs)
+	return 0
+}
+
+// leave takes the program's socket off its peer, and returns what is in its queue.
+func (u *udp) leave(c *call) (queue []inbound) {
+	_ = u.withFD(c, func(fd int) error {
+		queue = u.drainQueue(fd)
+		disconnect(fd)
+		return nil
+	})
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	unix.Close(u.far)
+	u.far, u.remote = -1, netip.AddrPort{}
+	return queue
+}
+
+// connectAnew connects a connected socket to another peer. changing is held.
+func (u *udp) connectAnew(c *call, to netip.AddrPort) syscall.Errno {
+	u.mu.Lock()
+	other := u.network(u.remote.Addr()) != u.network(to.Addr())
+	bound := u.wanted.IsValid()
+	u.mu.Unlock()
+	if other && !bound {
+		if errno := u.disconnect(c); errno != 0 {
+			return errno
+		}
+		return u.connectFresh(c, to)
+	}
+	if _, errno := u.detach(); errno != 0 {
+		return errno
+	}
+	rep, errno := u.request(control.Request{Op: "connect", Address: sockaddr{addr: to}.wire()})
+	if errno != 0 {
+		// As in the kernel it stays connected as it was.
+		u.mu.Lock()
+		was := u.remote
+		u.mu.Unlock()
+		if again, e := u.request(control.Request{Op: "connect", Address: sockaddr{addr: was}.wire()}); e == 0 {
+			_ = u.attachFar(c, was, again, u.leave(c))
+		}
+		return errno
+	}
+	return u.attachFar(c, to, rep, u.leave(c))
+}
+
+// disconnect is connect with AF_UNSPEC: the socket keeps its port only if it was bound.
+// changing is held.
+func (u *udp) disconnect(c *call) syscall.Errno {
+	u.mu.Lock()
+	bound := u.wanted
+	u.mu.Unlock()
+	held, errno := u.detach()
+	if errno != 0 {
+		return errno
+	}
+	queue := append(u.leave(c), held...)
+	if bound.IsValid() {
+		if _, errno := u.request(control.Request{Op: "connect", Framed: true}); errno != 0 {
+			return errno
+		}
+		u.mu.Lock()
+		u.local = bound
+		u.mu.Unlock()
+		return u.attachPipe(queue)
+	}
+	u.mu.Lock()
+	session, flow := u.session, u.flow
+	u.flow, u.local = 0, netip.AddrPort{}
+	u.mu.Unlock()
+	session.Post(control.Request{Op: "close", Flow: flow})
+	for _, in := range queue {
+		u.deliver(in)
+	}
+	return 0
+}
