@@ -166,6 +166,9 @@ func (sup *supervisor) socketCall(c *call) verdict {
 	}
 	s, fd, errno := sup.newSocket(domain, typ, proto)
 	if errno != 0 {
+		if proto == unix.IPPROTO_MPTCP { // whoever tries it goes on with TCP
+			return fail(errno)
+		}
 		sup.unsupported("socket", "domain %d, type %d, protocol %d", domain, typ, proto)
 		return fail(errno)
 	}

@@ -14,23 +14,23 @@ type told struct {
 	said map[string]bool
 }
 
-// unsupported names a call that is not emulated on standard error: each one where the
-// program runs verbosely, else nothing.
+// unsupported names a call that is not emulated on standard error: kinds of sockets once, and
+// where the program runs verbosely everything each time.
 func (sup *supervisor) unsupported(call, format string, args ...any) {
-	if !sup.cfg.Verbose {
-		return
-	}
 	text := call + ": " + fmt.Sprintf(format, args...)
-	sup.told.mu.Lock()
-	first := !sup.told.said[text]
-	if sup.told.said == nil {
-		sup.told.said = make(map[string]bool)
+	if !sup.cfg.Verbose {
+		sup.told.mu.Lock()
+		said := sup.told.said[text]
+		if sup.told.said == nil {
+			sup.told.said = make(map[string]bool)
+		}
+		sup.told.said[text] = true
+		sup.told.mu.Unlock()
+		if said || call != string(sysSocket) {
+			return
+		}
 	}
-	sup.told.said[text] = true
-	sup.told.mu.Unlock()
-	if first {
-		fmt.Fprintf(os.Stderr, "ustack: %s is not emulated\n", text)
-	}
+	fmt.Fprintf(os.Stderr, "ustack: %s is not emulated\n", text)
 }
 
 // summary tells how often each call was passed to the supervisor.

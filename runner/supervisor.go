@@ -174,6 +174,9 @@ func (sup *supervisor) reap(pid int) {
 		}
 		sup.sweepSoon()
 		if p == pid {
+			if sup.holds() { // whoever starts it again wants its ports
+				sup.sweepNow()
+			}
 			sup.report(stageReport{Ended: true, Status: uint32(ws)})
 			if !sup.cfg.Verbose {
 				discardStream(2)

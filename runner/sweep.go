@@ -23,6 +23,14 @@ const (
 // would tell that the program has closed it.
 type holder interface{ holds() bool }
 
+func (s *socket) holds() bool {
+	h, ok := s.kind.(holder)
+	return ok && h.holds()
+}
+
+// holds says whether any socket is a holder's.
+func (sup *supervisor) holds() bool { return slices.ContainsFunc(sup.table.all(), (*socket).holds) }
+
 // sweeper looks for sockets that no process has any more, and for calls that nobody waits for.
 func (sup *supervisor) sweeper() {
 	defer sup.wg.Done()
@@ -70,10 +78,7 @@ func (sup *supervisor) sweep(all bool) {
 	// A kind may hold its own lock when it asks the table, and so not the other way round.
 	doubtful := sup.table.all()
 	if !all {
-		doubtful = slices.DeleteFunc(doubtful, func(s *socket) bool {
-			h, ok := s.kind.(holder)
-			return !ok || !h.holds()
-		})
+		doubtful = slices.DeleteFunc(doubtful, func(s *socket) bool { return !s.holds() })
 	}
 	// Where it was last is the quick answer for most.
 	n := 0
