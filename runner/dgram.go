@@ -47,6 +47,8 @@ type dgram struct {
 	// stash holds what arrives while the socket is about to be connected; nil at other times.
 	stash *[]inbound
 	over  bool
+	// queued says that every datagram has to pass through the unix socket's queue.
+	queued bool
 	// membership joins or leaves a group, where that can be done. mu is held.
 	membership func(c *call, join bool, group, local netip.Addr) verdict
 }

@@ -70,13 +70,14 @@ func (d *dgram) receive(r *receive) verdict {
 	d.mu.Lock()
 	errno := d.takeError(c.fd)
 	connected := d.far >= 0
-	r.stamped = d.options["kept.stamp"] != 0
+	r.stamped = d.queued || d.options["kept.stamp"] != 0
 	wants := d.wantsControl()
 	d.mu.Unlock()
 	switch {
 	case errno != 0:
 		return fail(errno)
-	case connected && (r.msg == nil || r.msg.controlLen == 0 || !wants):
+	case connected && (r.msg == nil || r.msg.controlLen == 0 || !wants) &&
+		(readable(c.fd) || r.flags&unix.MSG_DONTWAIT != 0 || c.nonblocking()):
 		return answerOr(r.prefill(), native)
 	}
 	in, errno := d.take(c.fd, r.flags, r.room)

@@ -160,8 +160,16 @@ func (d *dgram) setOption(c *call, level, name int, value []byte) verdict {
 	case optionKey{unix.SOL_SOCKET, unix.SO_TIMESTAMP}, optionKey{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS}:
 		d.set("kept.stamp", 1)
 		return native
-	case optionKey{unix.SOL_SOCKET, unix.SO_LINGER}, optionKey{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}:
-		return ret(0) // there is one link
+	case optionKey{unix.SOL_SOCKET, unix.SO_LINGER}:
+		return ret(0)
+	case optionKey{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}:
+		// There is one link, which the program's namespace may have a picture of.
+		if link := unix.ByteSliceToString(value); link != "" {
+			if _, err := net.InterfaceByName(link); err != nil {
+				return fail(unix.ENODEV)
+			}
+		}
+		return ret(0)
 	case optionKey{unix.IPPROTO_IP, unix.IP_MULTICAST_IF}, optionKey{unix.IPPROTO_IP, unix.IP_OPTIONS}:
 		if name == unix.IP_OPTIONS && len(value) > 0 {
 			return unknown
@@ -212,8 +220,11 @@ func (d *dgram) option(c *call, level, name int) verdict {
 		return c.value(intBytes(v))
 	}
 	key := optionKey{level, name}
-	if level == unix.IPPROTO_IPV6 && d.s.domain != unix.AF_INET6 {
+	switch {
+	case level == unix.IPPROTO_IPV6 && d.s.domain != unix.AF_INET6:
 		return fail(unix.ENOPROTOOPT)
+	case level == unix.IPPROTO_TCP:
+		return fail(unix.EOPNOTSUPP)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

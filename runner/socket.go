@@ -164,6 +164,9 @@ func (sup *supervisor) socketCall(c *call) verdict {
 	if typ &^= flags; typ&^0xf != 0 {
 		return fail(unix.EINVAL)
 	}
+	if typ == unix.SOCK_RAW && !mayUseRaw(c.tid) {
+		return fail(unix.EPERM)
+	}
 	s, fd, errno := sup.newSocket(domain, typ, proto)
 	if errno != 0 {
 		if proto == unix.IPPROTO_MPTCP { // whoever tries it goes on with TCP

@@ -49,36 +49,6 @@ func (u *udp) connect(c *call, to sockaddr) verdict {
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// newFar makes the far end of a connection: a socket whose peer is the program's, which has no
-// peer yet and whose peer it becomes by join.
-func (u *udp) newFar(c *call) (int, error) {
-	if err := u.withFD(c, u.nameIt); err != nil {
-		return -1, err
-	}
-	far, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, err
-	}
-	err = unix.Bind(far, &unix.SockaddrUnix{Name: peerName('f', inodeOf(far)&(1<<48-1), u.s.domain == unix.AF_INET6)})
-	if err == nil {
-		err = unix.Connect(far, &unix.SockaddrUnix{Name: u.name()})
-	}
-	if err != nil {
-		unix.Close(far)
-		return -1, err
-	}
-	return far, nil
-}
-
-// join connects the program's socket to its far end. From then on nobody else can send to it.
-func (u *udp) join(c *call, far int) error {
-	name, err := unix.Getsockname(far)
-	if err != nil {
-		return err
-	}
-	return u.withFD(c, func(fd int) error { return unix.Connect(fd, name) })
-}
-
 // connectFresh connects a socket that the daemon does not know yet: its peer from the first
 // datagram on is the daemon. changing is held.
 func (u *udp) connectFresh(c *call, to netip.AddrPort) syscall.Errno {
@@ -199,20 +169,6 @@ func (u *udp) attachFar(c *call, to netip.AddrPort, rep control.Reply, held []in
 	}
 	session.PostFD(control.Request{Op: "attach", Flow: flow}, theirs)
 	return 0
-}
-
-// leave takes the program's socket off its peer, and returns what is in its queue.
-func (u *udp) leave(c *call) (queue []inbound) {
-	_ = u.withFD(c, func(fd int) error {
-		queue = u.drainQueue(fd)
-		disconnect(fd)
-		return nil
-	})
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	unix.Close(u.far)
-	u.far, u.remote = -1, netip.AddrPort{}
-	return queue
 }
 
 // connectAnew connects a connected socket to another peer. changing is held.
