@@ -14,7 +14,7 @@ const (
 	minSweep = 512
 	// sweepTime is how often it is looked whether a socket that holds something of the daemon's
 	// is still there, such as a listener's port.
-	sweepTime = 250 * time.Millisecond
+	sweepTime = 50 * time.Millisecond
 	// sweepShare bounds the time spent so: one part in this many.
 	sweepShare = 50
 )
@@ -22,6 +22,9 @@ const (
 // A holder is a kind that can hold something of the daemon's without a connection whose end
 // would tell that the program has closed it.
 type holder interface{ holds() bool }
+
+// A looker is a kind that looks after its own as often.
+type looker interface{ look() }
 
 func (s *socket) holds() bool {
 	h, ok := s.kind.(holder)
@@ -48,6 +51,13 @@ func (sup *supervisor) sweeper() {
 		start := time.Now()
 		sup.held.dropGone()
 		sup.sweep(all)
+		if sup.held.len() > 0 {
+			for _, s := range sup.table.all() {
+				if l, ok := s.kind.(looker); ok {
+					l.look()
+				}
+			}
+		}
 		t.Reset(max(sweepTime, sweepShare*time.Since(start)))
 	}
 }

@@ -82,13 +82,35 @@ func (t *tcp) network() string {
 	return "tcp4"
 }
 
+// socketOptions are the options of a socket of the stack that is to be bound. Without SO_REUSEADDR
+// it conflicts with others as the kernel's would; control has it on.
+func (t *tcp) socketOptions(local netip.Addr) map[string]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if local.IsUnspecified() && local.Is6() {
+		local = netip.Addr{} // of both families
+	}
+	out := t.optionsFor(local)
+	if out == nil {
+		out = make(map[string]int)
+	}
+	if v, ok := t.options["ipv6.v6only"]; ok && t.s.domain == unix.AF_INET6 && !local.Is4() {
+		out["ipv6.v6only"] = v
+	}
+	if _, ok := out["so.reuseaddr"]; !ok {
+		out["so.reuseaddr"] = 0
+	}
+	return out
+}
+
 // reserve is bind's part that needs the daemon: a socket of the stack with the address.
 func (t *tcp) reserve(ctx context.Context, to netip.AddrPort) error {
 	d := t.s.sup.daemon
-	t.mu.Lock()
-	options := t.optionsFor(netip.Addr{})
-	t.mu.Unlock()
-	rep, session, err := d.call(ctx, control.Request{Op: "socket", Network: t.network(), Options: options, Hold: true}, -1)
+	network := t.network()
+	if to.Addr().Is4In6() {
+		network = "tcp4" // what such a socket can reach
+	}
+	rep, session, err := d.call(ctx, control.Request{Op: "socket", Network: network, Options: t.socketOptions(to.Addr().Unmap()), Hold: true}, -1)
 	if err != nil {
 		return err
 	}

@@ -89,6 +89,16 @@ func (l *listening) answerHeld(h *heldCall) bool {
 	return true
 }
 
+// look answers calls that wait on a listener that another thread has shut down.
+func (l *listening) look() {
+	l.mu.Lock()
+	n := len(l.waiting)
+	l.mu.Unlock()
+	for range n {
+		l.wake()
+	}
+}
+
 // unwait takes a call out of those that wait.
 func (l *listening) unwait(h *heldCall) bool {
 	l.mu.Lock()
@@ -163,7 +173,10 @@ func (l *listening) next(fd int) (accepted, syscall.Errno) {
 		delete(l.arrived, ua.Name)
 	}
 	l.mu.Unlock()
-	if err != nil {
+	switch {
+	case err == unix.EAGAIN: // readable and nothing there: the program has shut it down
+		return accepted{}, unix.EINVAL
+	case err != nil:
 		return accepted{}, errnoOf(err)
 	}
 	if from.session == nil { // somebody else connected to the unix socket

@@ -2,6 +2,8 @@ package runner
 
 import (
 	"context"
+	"maps"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -25,6 +27,8 @@ type dialing struct {
 	// stuffed is how many bytes fill the unix socket's buffer, so that it polls as one that is not
 	// connected yet; 0 for a connect that blocks.
 	stuffed int
+	// sent are the options that went with the request.
+	sent map[string]int
 }
 
 func (t *tcp) connect(c *call, to sockaddr) verdict {
@@ -66,7 +70,7 @@ func (t *tcp) connect(c *call, to sockaddr) verdict {
 	switch {
 	case a.Is4In6() && t.options["ipv6.v6only"] != 0:
 		return fail(unix.ENETUNREACH)
-	case a.IsMulticast():
+	case a.IsMulticast(), a.Unmap() == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return fail(unix.ENETUNREACH)
 	}
 	return t.start(c, to)
@@ -87,7 +91,7 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 		t.far = far
 	}
 	ctx, cancel := context.WithCancel(t.s.sup.ctx)
-	d := &dialing{cancel: cancel}
+	d := &dialing{cancel: cancel, sent: maps.Clone(t.options)}
 	remote := to.addr.Addr().Unmap()
 	r := control.Request{
 		Op: "dial", Network: "tcp4", Address: to.wire(), Hold: true, Options: t.optionsFor(remote),
@@ -204,10 +208,13 @@ func (t *tcp) failed(d *dialing, errno syscall.Errno) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dial, t.flow, t.err = nil, 0, errno
-	t.state = tcpFresh
-	if d.stuffed > 0 {
-		// With the filler unread the close makes the program's end poll POLLERR and POLLHUP.
-		t.state, t.told = tcpFailed, false
+	t.state, t.told = tcpFailed, false
+	if d.stuffed == 0 {
+		_ = t.withFD(leaveByte)
+	}
+	// With bytes unread the close makes the program's end poll POLLERR and POLLHUP, and its writes
+	// fail. The next connect begins with another unix socket.
+	if t.far >= 0 {
 		unix.Close(t.far)
 		t.far = -1
 	}
@@ -233,6 +240,15 @@ func (t *tcp) connected(d *dialing, rep control.Reply, session *control.Session)
 	t.session, t.flow = session, rep.Flow
 	t.local, t.remote = parseWire(rep.Local), parseWire(rep.Remote)
 	t.state, t.told = tcpConnected, false
+	for name, v := range t.options { // that were set meanwhile
+		if old, ok := d.sent[name]; (!ok || old != v) && !strings.HasPrefix(name, keptPrefix) {
+			if t.unsent == nil {
+				t.unsent = make(map[string]int)
+			}
+			t.unsent[name] = v
+		}
+	}
+	t.sendOptions()
 	if d.stuffed > 0 {
 		_ = t.withFD(func(fd int) error {
 			t.s.sup.growSendBuffer(fd)
@@ -271,10 +287,13 @@ func (t *tcp) ended(session *control.Session, flow uint64, why error) {
 	if why == nil || session.Err() != nil {
 		return
 	}
-	_ = t.withFD(func(fd int) error {
-		return unix.Sendto(fd, []byte{0}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
-	})
+	_ = t.withFD(leaveByte)
 	session.Post(control.Request{Op: "close", Flow: flow})
+}
+
+// leaveByte writes a byte that nobody will read, so that the far end's close is a reset.
+func leaveByte(fd int) error {
+	return unix.Sendto(fd, []byte{0}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 }
 
 // withFD runs f with a duplicate of the program's descriptor, if it can be found.

@@ -131,7 +131,7 @@ func (t *tcp) listenOnStack(backlog int) (netip.AddrPort, error) {
 	t.mu.Lock()
 	t.forgetDead()
 	session, flow, wanted := t.session, t.flow, t.wanted
-	options := t.optionsFor(netip.Addr{})
+	options := t.optionsFor(wanted.Addr().Unmap())
 	t.mu.Unlock()
 	switch {
 	case flow != 0:
@@ -143,7 +143,7 @@ func (t *tcp) listenOnStack(backlog int) (netip.AddrPort, error) {
 		session, flow = t.session, t.flow
 		t.mu.Unlock()
 	default:
-		rep, s, err := t.s.sup.daemon.call(ctx, control.Request{Op: "socket", Network: t.network(), Options: options, Hold: true}, -1)
+		rep, s, err := t.s.sup.daemon.call(ctx, control.Request{Op: "socket", Network: t.network(), Options: t.socketOptions(netip.Addr{}), Hold: true}, -1)
 		if err != nil {
 			return netip.AddrPort{}, err
 		}
@@ -277,6 +277,15 @@ func (l *listening) enqueue(far int) error {
 		if l.ctx.Err() != nil {
 			return l.ctx.Err()
 		}
+	}
+}
+
+func (t *tcp) look() {
+	t.mu.Lock()
+	l := t.lis
+	t.mu.Unlock()
+	if l != nil {
+		l.look()
 	}
 }
 

@@ -3,6 +3,7 @@ package runner
 import (
 	"maps"
 	"net/netip"
+	"strings"
 	"syscall"
 	"time"
 
@@ -72,9 +73,12 @@ var keptOptions = map[optionKey]int{
 	{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND}:           0,
 }
 
+// keptPrefix begins the names of options that only the supervisor keeps.
+const keptPrefix = "kept."
+
 // keptName is what a kept option is called among the options of a socket.
 func keptName(k optionKey) string {
-	return "kept." + itoa(k.level) + "." + itoa(k.name)
+	return keptPrefix + itoa(k.level) + "." + itoa(k.name)
 }
 
 // optionsFor are the options to send with a request about remote: those of the other family
@@ -86,7 +90,7 @@ func (t *tcp) optionsFor(remote netip.Addr) map[string]int {
 	out := maps.Clone(t.options)
 	for name := range out {
 		switch {
-		case name[0] == 'k',
+		case strings.HasPrefix(name, keptPrefix),
 			name == "ipv6.v6only" && remote.IsValid(),
 			name[:3] == "ip." && remote.Is6(),
 			name[:3] == "ipv" && (remote.Is4() || t.s.domain == unix.AF_INET):
