@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"unsafe"
 
 	"github.com/spf13/cobra"
 
@@ -98,6 +99,10 @@ func (a *app) notStarted(name string, err error) error {
 func dieBy(s syscall.Signal) {
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // the program's core is enough
 	signal.Reset(s)
+	// SIG_DFL is the zero struct sigaction. Without it Go's own handler prints a trace of
+	// SIGABRT, SIGQUIT and SIGSEGV, and takes SIGPIPE and SIGUSR1 for nothing.
+	var def [4]uint64
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&def)), 0, 8, 0, 0)
 	_ = syscall.Kill(os.Getpid(), s)
 	if s != syscall.SIGKILL {
 		select {} // until it arrives; those that do not end a process are not a cause of an end
