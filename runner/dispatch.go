@@ -142,5 +142,9 @@ func (s *socket) getsockopt(c *call) verdict {
 		return native
 	}
 	s.sup.unsupported("getsockopt", "level %d, option %d", level, name)
-	return fail(unix.ENOPROTOOPT)
+	switch level {
+	case unix.IPPROTO_IP, unix.IPPROTO_IPV6, s.proto:
+		return fail(unix.ENOPROTOOPT)
+	}
+	return fail(unix.EOPNOTSUPP)
 }

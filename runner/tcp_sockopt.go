@@ -170,7 +170,7 @@ func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
 		optionKey{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE}, optionKey{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE}:
 		return t.setBuffer(name, value)
 	case optionKey{unix.IPPROTO_TCP, unix.TCP_CONGESTION}:
-		return ret(0) // the stack has one for all
+		return t.setCongestion(value)
 	case optionKey{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT}, optionKey{unix.IPPROTO_TCP, unix.TCP_ULP}, optionKey{unix.IPPROTO_TCP, unix.TCP_MD5SIG}:
 		return fail(unix.EOPNOTSUPP)
 	case optionKey{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}, optionKey{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}:
@@ -205,6 +205,29 @@ func (t *tcp) setLinger(c *call, value []byte) verdict {
 	})
 }
 
+// congestionNameMax is the length of the value of TCP_CONGESTION in bytes (TCP_CA_NAME_MAX), and
+// congestionReno remembers which of the two it is.
+const (
+	congestionNameMax = 16
+	congestionReno    = keptPrefix + "reno"
+)
+
+// setCongestion takes the names that every kernel has; the stack's is the same for all of its
+// connections.
+func (t *tcp) setCongestion(value []byte) verdict {
+	name, _, _ := strings.Cut(string(value), "\x00")
+	if name != "reno" && name != "cubic" {
+		return fail(unix.ENOENT)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.options[congestionReno] = 0
+	if name == "reno" {
+		t.options[congestionReno] = 1
+	}
+	return ret(0)
+}
+
 // setBuffer sets the size of a buffer of the stack's. The unix socket keeps its own.
 func (t *tcp) setBuffer(name int, value []byte) verdict {
 	v, errno := intValue(unix.SOL_SOCKET, value)
@@ -235,7 +258,13 @@ func (t *tcp) option(c *call, level, name int) verdict {
 		v, set := t.options[rule.wire]
 		switch {
 		case rule.wire == "tcp.maxseg" && t.state == tcpConnected:
-			return t.ask(c, rule.wire, rule.initial)
+			remote := t.remote.Addr()
+			return t.answerPath(c, func(mtu int) int {
+				if n := segment(remote, mtu); !set || n < v {
+					return n
+				}
+				return v
+			})
 		case !set:
 			v = rule.initial
 		}
@@ -267,7 +296,12 @@ func (t *tcp) option(c *call, level, name int) verdict {
 		}
 		return c.value(intBytes(87040))
 	case optionKey{unix.IPPROTO_TCP, unix.TCP_CONGESTION}:
-		return c.value(append([]byte("cubic"), make([]byte, 11)...))
+		name := [congestionNameMax]byte{}
+		copy(name[:], "cubic")
+		if t.options[congestionReno] != 0 {
+			name = [congestionNameMax]byte{'r', 'e', 'n', 'o'}
+		}
+		return c.value(name[:])
 	case optionKey{unix.IPPROTO_TCP, unix.TCP_INFO}:
 		return t.info(c)
 	case optionKey{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT}:
@@ -276,7 +310,7 @@ func (t *tcp) option(c *call, level, name int) verdict {
 		if t.state != tcpConnected {
 			return fail(unix.ENOTCONN)
 		}
-		return c.value(intBytes(1500))
+		return t.answerPath(c, func(mtu int) int { return mtu })
 	}
 	return unknown
 }
@@ -291,86 +325,12 @@ func (t *tcp) takeError(c *call) syscall.Errno {
 		_, _ = unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 		return errno
 	}
+	if t.state == tcpConnecting || t.state == tcpFailed {
+		return 0
+	}
 	v, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil || t.state == tcpConnecting || t.state == tcpFailed {
+	if err != nil {
 		return 0
 	}
 	return syscall.Errno(v)
-}
-
-// ask gets an option's value from the daemon. mu is held.
-func (t *tcp) ask(c *call, wire string, otherwise int) verdict {
-	session, flow := t.session, t.flow
-	d := c.detached()
-	return c.later(func() verdict {
-		v := otherwise
-		if rep, err := session.Call(t.s.sup.ctx, control.Request{Op: "getopt", Flow: flow, Name: wire}, -1); err == nil {
-			v = rep.Value
-		}
-		return d.value(intBytes(v))
-	})
-}
-
-// Offsets in struct tcp_info (include/uapi/linux/tcp.h).
-const (
-	tcpInfoSize    = 104
-	tcpInfoState   = 0
-	tcpInfoRTO     = 8
-	tcpInfoSndMSS  = 16
-	tcpInfoRcvMSS  = 20
-	tcpInfoPMTU    = 60
-	tcpInfoRTT     = 68
-	tcpInfoRTTVar  = 72
-	tcpInfoSndCwnd = 80
-	tcpInfoAdvMSS  = 84
-)
-
-// tcpStates in include/net/tcp_states.h.
-const (
-	linuxEstablished = 1
-	linuxSynSent     = 2
-	linuxClose       = 7
-	linuxListen      = 10
-)
-
-// info is TCP_INFO's basics. mu is held.
-func (t *tcp) info(c *call) verdict {
-	b := make([]byte, tcpInfoSize)
-	switch t.state {
-	case tcpConnecting:
-		b[tcpInfoState] = linuxSynSent
-	case tcpListening:
-		b[tcpInfoState] = linuxListen
-	default:
-		b[tcpInfoState] = linuxClose
-	}
-	if t.state != tcpConnected {
-		return c.value(b)
-	}
-	b[tcpInfoState] = linuxEstablished
-	session, flow := t.session, t.flow
-	d := c.detached()
-	return c.later(func() verdict {
-		for _, f := range []struct {
-			wire string
-			at   int
-		}{
-			{"tcp.info.state", tcpInfoState},
-			{"tcp.info.rto", tcpInfoRTO}, {"tcp.info.rtt", tcpInfoRTT}, {"tcp.info.rttvar", tcpInfoRTTVar},
-			{"tcp.info.snd_cwnd", tcpInfoSndCwnd}, {"tcp.maxseg", tcpInfoSndMSS},
-		} {
-			rep, err := session.Call(t.s.sup.ctx, control.Request{Op: "getopt", Flow: flow, Name: f.wire}, -1)
-			switch {
-			case err != nil:
-			case f.at == tcpInfoState:
-				b[f.at] = byte(rep.Value)
-			default:
-				copy(b[f.at:], intBytes(rep.Value))
-			}
-		}
-		copy(b[tcpInfoRcvMSS:], b[tcpInfoSndMSS:tcpInfoSndMSS+4])
-		copy(b[tcpInfoAdvMSS:], b[tcpInfoSndMSS:tcpInfoSndMSS+4])
-		copy(b[tcpInfoPMTU:], intBytes(1500))
-		return d.value(b)
-	})
 }
