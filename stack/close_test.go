@@ -152,10 +152,15 @@ func TestListener(t *testing.T) {
 	if len(states) != 1 || states[0] != "[::]:80" {
 		t.Errorf("listening sockets %v, want [::]:80", states)
 	}
-	time.AfterFunc(10*time.Millisecond, func() { l.Close() })
+	closed := make(chan struct{})
+	time.AfterFunc(10*time.Millisecond, func() {
+		l.Close()
+		close(closed)
+	})
 	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("accept on a closed listener: %v", err)
 	}
+	<-closed
 	if _, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:80"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("dial of a closed listener: %v", err)
 	}
