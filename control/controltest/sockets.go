@@ -250,7 +250,21 @@ func (b *Backend) UDP(network string, local, remote netip.AddrPort, set map[stri
 		if network == "udp6" && local.Addr().IsUnspecified() {
 			network = "udp" // as a dual-stack socket
 		}
-		c, err = net.ListenUDP(network, la)
+		// What decides over the address comes before it.
+		lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+			for _, name := range []string{"so.reuseaddr", "ipv6.v6only"} {
+				if v, ok := set[name]; ok {
+					if err := (options{rc}).SetOption(name, v); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}}
+		var pc net.PacketConn
+		if pc, err = lc.ListenPacket(context.Background(), network, local.String()); err == nil {
+			c = pc.(*net.UDPConn)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -262,6 +276,9 @@ func (b *Backend) UDP(network string, local, remote netip.AddrPort, set map[stri
 	}
 	p := &packetConn{UDPConn: c, options: options{rc}}
 	for name, v := range set {
+		if name == "ipv6.v6only" {
+			continue
+		}
 		if err := p.SetOption(name, v); err != nil {
 			c.Close()
 			return nil, err
