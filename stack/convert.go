@@ -32,7 +32,7 @@ func protocolOf(ip netip.Addr) tcpip.NetworkProtocolNumber {
 }
 
 // toFull converts an address to bind or connect to. The unspecified address
-// becomes netstack's empty one. An IPv6 link-local address is bound to the one
+// becomes netstack's empty one. An IPv6 link-local or multicast address is bound to the one
 // interface that there is.
 func toFull(ap netip.AddrPort) tcpip.FullAddress {
 	f := tcpip.FullAddress{Port: ap.Port()}
@@ -41,7 +41,7 @@ func toFull(ap netip.AddrPort) tcpip.FullAddress {
 		return f
 	}
 	f.Addr = toAddress(ip)
-	if ip.IsLinkLocalUnicast() && ip.Is6() || ip.IsLinkLocalMulticast() {
+	if ip.IsLinkLocalUnicast() && ip.Is6() || ip.IsMulticast() {
 		f.NIC = nicID
 	}
 	return f
