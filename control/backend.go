@@ -93,6 +93,13 @@ type Conn interface {
 	Abort()
 }
 
+// A Resettable is a Conn that can tell of a reset after the end of what the peer sent, when nobody
+// reads any more.
+type Resettable interface {
+	// AwaitReset waits for the error that ends the connection; nil once it is closed in good order.
+	AwaitReset() error
+}
+
 // A Listener accepts TCP connections.
 type Listener interface {
 	Options

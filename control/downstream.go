@@ -29,6 +29,11 @@ func (p *pump) downEnded(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		p.peerDone.Store(true)
 		p.ep.CloseWrite()
+		if r, ok := p.conn.(Resettable); ok {
+			if err := r.AwaitReset(); err != nil && !errors.Is(err, net.ErrClosed) && !p.closing.Load() {
+				return err
+			}
+		}
 		return nil
 	}
 	if p.closing.Load() {

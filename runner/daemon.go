@@ -87,6 +87,8 @@ func errnoOf(err error) syscall.Errno {
 		return 0
 	case errors.As(err, &gone):
 		return unix.ENETDOWN
+	case errors.Is(err, context.DeadlineExceeded):
+		return unix.ETIMEDOUT
 	case errors.Is(err, context.Canceled):
 		return unix.ECANCELED
 	case errors.As(err, &errno):

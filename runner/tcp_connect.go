@@ -90,7 +90,7 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 		}
 		t.far = far
 	}
-	ctx, cancel := context.WithCancel(t.s.sup.ctx)
+	ctx, cancel := context.WithTimeout(t.s.sup.ctx, t.patience())
 	d := &dialing{cancel: cancel, sent: maps.Clone(t.options)}
 	remote := to.addr.Addr().Unmap()
 	r := control.Request{
@@ -132,6 +132,19 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 	}
 	t.wait(c, unix.EINPROGRESS)
 	return later
+}
+
+// patience is how long a connect may take: what Linux makes of TCP_SYNCNT and TCP_USER_TIMEOUT
+// (tcp(7)), which the stack has no use for before the connection stands. mu is held.
+func (t *tcp) patience() time.Duration {
+	d := time.Hour // the stack gives up long before
+	if n, ok := t.options["tcp.syncnt"]; ok && n < 10 {
+		d = (2<<n - 1) * time.Second // with 1 s before the first repetition, and double each time
+	}
+	if ms := t.options["tcp.user_timeout"]; ms > 0 {
+		d = min(d, time.Duration(ms)*time.Millisecond)
+	}
+	return d
 }
 
 // wait lets a call wait for the end of the dial; after SO_SNDTIMEO it answers errno. mu is held.
@@ -287,7 +300,9 @@ func (t *tcp) ended(session *control.Session, flow uint64, why error) {
 	if why == nil || session.Err() != nil {
 		return
 	}
-	_ = t.withFD(leaveByte)
+	if errno != unix.EPIPE { // that one comes behind the end of what the peer sent, which stays an end
+		_ = t.withFD(leaveByte)
+	}
 	session.Post(control.Request{Op: "close", Flow: flow})
 }
 

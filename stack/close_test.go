@@ -296,3 +296,43 @@ func TestClosedConnectionsAreBounded(t *testing.T) {
 		t.Errorf("%d connections still count as open", n)
 	}
 }
+
+func TestResetAfterTheEnd(t *testing.T) {
+	a, b := pair(t, link.PipeConfig{})
+	client, server := connect(t, a, b, "10.0.0.2")
+	if err := server.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatalf("read: %v, want the end", err)
+	}
+	got := make(chan error, 1)
+	go func() { got <- client.AwaitReset() }()
+	time.Sleep(50 * time.Millisecond)
+	server.Abort()
+	if err := <-got; !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("after a reset: %v", err)
+	}
+	client.Close()
+
+	client, server = connect(t, a, b, "10.0.0.2")
+	if err := errors.Join(server.CloseWrite(), client.CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(client); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.AwaitReset(); err != nil {
+		t.Errorf("both sides have ended: %v", err)
+	}
+	server.Close()
+	client.Close()
+
+	client, server = connect(t, a, b, "10.0.0.2")
+	go func() { got <- client.AwaitReset() }()
+	client.Close()
+	if err := <-got; err != nil {
+		t.Errorf("closed: %v", err)
+	}
+	server.Close()
+}

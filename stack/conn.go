@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,8 @@ type TCPConn struct {
 	writeMu sync.Mutex
 	holder
 	written int64 // bytes written so far
+
+	finished atomic.Bool // CloseWrite was called
 }
 
 var (
@@ -221,6 +224,7 @@ func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
 		return c.opErr("close", net.ErrClosed)
 	}
 	if flags&tcpip.ShutdownWrite != 0 {
+		c.finished.Store(true)
 		c.unhold(true)
 	}
 	if terr := c.ep.Shutdown(flags); terr != nil {
@@ -235,6 +239,39 @@ func (c *TCPConn) shutdown(flags tcpip.ShutdownFlags) error {
 func (c *TCPConn) Close() error {
 	if !c.release(func() { c.unhold(true); c.conns.close(c.ep); c.mem.close(&c.account, c.keeps()) }) {
 		return c.opErr("close", net.ErrClosed)
+	}
+	return nil
+}
+
+// AwaitReset waits, after the end of what the peer sent, for an error that ends the other direction
+// too, and returns it; a reset is EPIPE then, as on Linux. It returns nil once the
+// connection is closed in good order.
+func (c *TCPConn) AwaitReset() error {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	for !c.isClosed() {
+		switch tcp.EndpointState(c.ep.State()) {
+		case tcp.StateError:
+			err := error(syscall.ECONNRESET)
+			if _, terr := c.take(io.Discard); terr != nil {
+				if e := c.ended(terr); e != io.EOF {
+					err = e
+				}
+			}
+			return c.opErr("read", err)
+		case tcp.StateClose:
+			// Neither side has closed it in good order before this one has sent its end. Linux calls
+			// that EPIPE (tcp_reset).
+			if !c.finished.Load() && !c.isClosed() {
+				return c.opErr("read", syscall.EPIPE)
+			}
+			return nil
+		case tcp.StateTimeWait:
+			return nil
+		}
+		if c.waitRead() != nil {
+			return nil
+		}
 	}
 	return nil
 }
