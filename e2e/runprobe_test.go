@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -23,10 +22,7 @@ func TestRunProbe(t *testing.T) {
 	t.Parallel()
 	probe := goProgram(t, sockprobe)
 	kernel := newSide(t, "kernel")
-	sides := []*side{kernel}
-	if os.Getenv("USTACK_E2E_SIDE") == "ustack" {
-		sides = append(sides, newSide(t, "ustack"))
-	}
+	sides := []*side{kernel, newSide(t, "ustack")}
 	for _, s := range sides {
 		newProbePeer(t, s)
 		s.host.Sysctl(t, "net.ipv4.icmp_ratelimit", "0")
@@ -45,10 +41,6 @@ func TestRunProbe(t *testing.T) {
 				wg.Go(func() { saw[i] = s.probe(t, probe, section) })
 			}
 			wg.Wait()
-			if len(sides) == 1 {
-				t.Logf("the kernel:\n%s", saw[0])
-				return
-			}
 			compare(t, section, saw[0], saw[1])
 		})
 	}
@@ -68,7 +60,23 @@ func (s *side) probe(t *testing.T, program, section string) string {
 // else on the stack.
 type difference struct{ section, what, why string }
 
-var probeDiffers []difference
+var probeDiffers = []difference{
+	{"fresh sockets", `(tcp6?|udp6?) (read|write|shutdown)`, "a fresh socket is a unix socket, which words these errors"},
+	{"connect", `refused, read`, "the unix socket's words"},
+	{"connect without waiting", `refused, asked by (read|write)`, "a unix socket has no pending error but ECONNRESET: SO_ERROR and connect have the real one"},
+	{"connect without waiting", `refused: connect again|refused: then writable`, "the next connect begins at once"},
+	{"connect without waiting", `pending: local`, "the stack chooses the port when it has a route"},
+	{"listen", `read|write|shut: events`, "the unix socket's words"},
+	{"listen", `after`, "a listener that is closed is found closed when somebody comes"},
+	{"half-close", `shut writing again|remote`, "the unix socket's words"},
+	{"reset", `closed: write after its reset`, "the peer's reset after its orderly end is not passed on"},
+	{"unreachable", `IPv6, a router says prohibited(, without waiting)?|nobody answers|broadcast`, "not passed on by the stack: the connect goes on for its time"},
+	{"reset", `write first|read then|remote`, "a unix socket tells of the reset by read, not by write"},
+	{"epoll", `edge: again`, "an edge more than needed"},
+	{"udp", `shut`, "the unix socket's words"},
+	{"options", `unknown level|IPV6_V6ONLY of IPv4|UDP TCP_NODELAY|IPV6_RECVPKTINFO|SO_BINDTODEVICE none|TCP_MAXSEG, connected|TCP_CONGESTION then`, "not emulated"},
+	{"loopback", `127\.0\.0\.2: accept`, "the stack sends from the address that is asked for"},
+}
 
 // compare fails the test for every observation that differs without a reason.
 func compare(t *testing.T, section, kernel, stack string) {

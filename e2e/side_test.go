@@ -42,13 +42,13 @@ type side struct {
 	d   *daemon // nil on the kernel's side
 }
 
-// theSide is the side of tests that are too long for both: USTACK_E2E_SIDE, "kernel"
-// or "ustack".
+// theSide is the side of tests that run on one: the stack, unless USTACK_E2E_SIDE=kernel
+// asks what the kernel makes of the tests themselves.
 func theSide(t testing.TB) *side {
 	t.Helper()
 	name := os.Getenv("USTACK_E2E_SIDE")
 	if name == "" {
-		name = "kernel"
+		name = "ustack"
 	}
 	return newSide(t, name)
 }

@@ -245,14 +245,14 @@ func unreachable(w *world) {
 			socket = tcp6
 		}
 		wg.Go(func() {
-			fd := socket()
+			fd := limited(socket())
 			got[i][0] = unix.Connect(fd, addr(ip, 80))
 			unix.Close(fd)
 		})
 		wg.Go(func() {
 			fd := socket(unix.SOCK_NONBLOCK)
 			got[i][1] = unix.Connect(fd, addr(ip, 80))
-			poll(fd, unix.POLLOUT, long)
+			poll(fd, unix.POLLOUT, 5*time.Second)
 			got[i][2] = soError(fd)
 			unix.Close(fd)
 		})
@@ -262,19 +262,24 @@ func unreachable(w *world) {
 		w.say(x.name, got[i][0])
 		w.say(x.name+", without waiting", got[i][1], got[i][2])
 	}
-	fd := tcp()
+	fd := limited(tcp())
 	check(setInt(fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1))
 	w.say("nobody answers", unix.Connect(fd, addr(netip.MustParseAddr("198.51.100.66"), 80)))
 	unix.Close(fd)
-	fd = tcp()
-	w.say("broadcast", unix.Connect(fd, addr(netip.MustParseAddr("255.255.255.255"), 80)))
-	unix.Close(fd)
-	fd = tcp()
-	w.say("multicast", unix.Connect(fd, addr(netip.MustParseAddr("224.0.0.1"), 80)))
-	unix.Close(fd)
-	fd = tcp()
-	w.say("0.0.0.0, where nobody listens", unix.Connect(fd, addr(any4, portNobody)))
-	unix.Close(fd)
+	for _, x := range []struct{ name, to string }{
+		{"broadcast", "255.255.255.255"}, {"multicast", "224.0.0.1"}, {"0.0.0.0, where nobody listens", "0.0.0.0"},
+	} {
+		fd := limited(tcp())
+		w.say(x.name, unix.Connect(fd, addr(netip.MustParseAddr(x.to), portNobody)))
+		unix.Close(fd)
+	}
+}
+
+// limited is a socket whose calls end after a time: with EAGAIN or, for connect,
+// EINPROGRESS.
+func limited(fd int) int {
+	check(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 5}))
+	return fd
 }
 
 func halfCloses(w *world) {
@@ -359,7 +364,7 @@ func resets(w *world) {
 	fd = w.dial(portClose)
 	w.say("closed: read", read(fd, 10))
 	w.say("closed: write", write(fd, "x"))
-	settle(fd, unix.POLLHUP)
+	poll(fd, unix.POLLHUP, time.Second) // the reset comes at once
 	w.say("closed: write after its reset", write(fd, "x"))
 	unix.Close(fd)
 
