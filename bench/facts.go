@@ -30,7 +30,7 @@ func head(root string, took time.Duration) string {
 // remarks say how to read the table.
 func remarks() []string {
 	var all []string
-	for _, s := range []string{vethOn, vethOff, native, daemon, water, pasta, slirp, naiveTap, kernelReno, kernelCubic} {
+	for _, s := range []string{vethOn, vethOff, native, daemon, underRun, water, pasta, slirp, naiveTap, kernelReno, kernelCubic} {
 		all = append(all, fmt.Sprintf("%s: %s.", s, about[s]))
 	}
 	return append(all,
@@ -40,6 +40,7 @@ func remarks() []string {
 		"Processor time is of whole processes, by their CPU clocks; the stack's side is application and stack (daemon, pasta … included). With veth, much of the receiver's work is done in the sender's time, so that only both sides together compare.",
 		"Impaired links: the delay is that of a round trip, loss is of frames each way; the queue before the link holds twice what fills it, and 100 frames; goodput from the first byte on, slow start included; without offloads on either side. In a round all subjects meet the same accidents, in each round others: each has a new link for it, with the round's number as the seed. All subjects, and several rounds, are measured at the same time, but at 40 ms without loss and at 1 ms with 0.1 %.",
 		"Why reno, SACK and a retransmission timeout of at least 100 ms: `go run ./bench -only grid` measures the alternatives; bench/profiles/loss-grid.txt is what it printed.",
+		"Programs (iperf3, curl, true, connections made by a program): what runs on the stack dials, a server of the kernel's answers: beside a veth or beside the daemon's tap; with pasta the program is in its namespace. \"To\" is iperf3's -R; the rate is what its receiver tells. Calls are what the closing summary of `ustack run -v` counts. The start of `true` is the difference of medians, both by turns.",
 		"Connections: the kernel's side dials, the server writes a byte and closes first, so that TIME-WAIT is the stack's; local ports 32768 to 60999.",
 	)
 }

@@ -45,12 +45,12 @@ func TestSubjects(t *testing.T) {
 		{Do: "cycle", Count: 100, Parallel: 4, Time: 10 * time.Second},
 		{Do: "release"},
 	}
-	for _, subject := range []string{vethOn, vethOff, native, daemon, water, pasta, slirp, naiveTap} {
+	for _, subject := range []string{vethOn, vethOff, native, daemon, underRun, water, pasta, slirp, naiveTap} {
 		t.Run(subject, func(t *testing.T) {
 			switch subject {
 			case pasta, slirp:
 				netlab.Peer(t, subject)
-			case daemon:
+			case daemon, underRun:
 				l.ustack = filepath.Join(t.TempDir(), "ustack")
 				if out, err := exec.Command("go", "build", "-o", l.ustack, "../cmd/ustack").CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +24,10 @@ import (
 
 // A process runs in a namespace and cannot outlive it.
 type process struct {
+	// family says that it is the first of several: their processor time and memory are all
+	// its descendants' too.
+	family bool
+
 	title string
 	cmd   *exec.Cmd
 	said  *tail
@@ -64,12 +69,30 @@ func (p *process) start(ns *netns.NS, cpus []int) error {
 
 // startProcess starts this program again in one of its roles and waits until it is ready.
 func startProcess(ctx context.Context, ns *netns.NS, cpus []int, files []*os.File, role ...string) (*process, error) {
-	p := &process{title: strings.Join(role, " "), cmd: exec.Command("/proc/self/exe"), answers: make(chan result)}
-	p.cmd.ExtraFiles = files
-	p.cmd.Args = append([]string{"bench", roleArg}, role...)
-	r, w, err := os.Pipe()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.ExtraFiles = files
+	cmd.Args = append([]string{"bench", roleArg}, role...)
+	p := &process{title: strings.Join(role, " "), cmd: cmd}
+	return p, p.startRole(ctx, ns, cpus)
+}
+
+// startUnder does the same by means of another program: under is the beginning of its
+// command line, which that of the role follows.
+func startUnder(ctx context.Context, under []string, ns *netns.NS, cpus []int, role ...string) (*process, error) {
+	self, err := os.Executable()
 	if err != nil {
 		return nil, err
+	}
+	args := slices.Concat(under, []string{self, roleArg}, role)
+	p := &process{title: strings.Join(role, " "), cmd: exec.Command(args[0], args[1:]...), family: true}
+	return p, p.startRole(ctx, ns, cpus)
+}
+
+func (p *process) startRole(ctx context.Context, ns *netns.NS, cpus []int) error {
+	p.answers = make(chan result)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
 	}
 	p.cmd.Stdout = w
 	if p.in, err = p.cmd.StdinPipe(); err == nil {
@@ -78,7 +101,7 @@ func startProcess(ctx context.Context, ns *netns.NS, cpus []int, files []*os.Fil
 	w.Close()
 	if err != nil {
 		r.Close()
-		return nil, err
+		return err
 	}
 	go func() {
 		defer close(p.answers)
@@ -98,9 +121,9 @@ func startProcess(ctx context.Context, ns *netns.NS, cpus []int, files []*os.Fil
 	}()
 	if _, err := p.answer(ctx, 10*time.Second); err != nil {
 		p.stop()
-		return nil, err
+		return err
 	}
-	return p, nil
+	return nil
 }
 
 // do hands a job to the process and waits for the result: as long as the job may
@@ -148,30 +171,57 @@ func (p *process) stop() {
 	select {
 	case <-p.ended:
 	case <-t.C:
-		p.cmd.Process.Kill()
+		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) // its group: start makes one
 		<-p.ended
 	}
 }
 
 // cpuTime returns the processor time that the process, all its threads and those
 // that have ended, has used: its CPU clock (clock_getcpuclockid(3)).
-func (p *process) cpuTime() (time.Duration, error) {
+func (p *process) cpuTime() (sum time.Duration, err error) {
 	const cpuclockSched = 2 // include/linux/posix-timers.h
-	var ts unix.Timespec
-	clock := int32(^p.cmd.Process.Pid<<3 | cpuclockSched)
-	if err := unix.ClockGettime(clock, &ts); err != nil {
-		return 0, fmt.Errorf("%s: read its CPU clock: %w", p.title, err)
+	for _, pid := range p.pids() {
+		var ts unix.Timespec
+		if err := unix.ClockGettime(int32(^pid<<3|cpuclockSched), &ts); err != nil {
+			return 0, fmt.Errorf("%s: read its CPU clock: %w", p.title, err)
+		}
+		sum += time.Duration(ts.Nano())
 	}
-	return time.Duration(ts.Nano()), nil
+	return sum, nil
+}
+
+// pids are the process itself, and of a family its descendants.
+func (p *process) pids() []int {
+	pids := []int{p.cmd.Process.Pid}
+	for i := 0; p.family && i < len(pids); i++ {
+		// proc_pid_task_tid_children(5)
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[i]))
+		for _, list := range lists {
+			b, _ := os.ReadFile(list) // a thread that has ended has none
+			for f := range strings.FieldsSeq(string(b)) {
+				if child, err := strconv.Atoi(f); err == nil {
+					pids = append(pids, child)
+				}
+			}
+		}
+	}
+	return pids
 }
 
 // rss returns the resident set in bytes (proc_pid_status(5), VmRSS).
-func (p *process) rss() (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
+func (p *process) rss() (sum int64, err error) {
+	for _, pid := range p.pids() {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return 0, err
+		}
+		n, err := parseRSS(b)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
 	}
-	return parseRSS(b)
+	return sum, nil
 }
 
 func parseRSS(status []byte) (int64, error) {

@@ -17,7 +17,7 @@ import (
 )
 
 // runRole is the main function of a process that the runner starts: "serve NETWORK",
-// "bridge SPEC" or "dial". It takes jobs from r, one JSON object a line, and answers each, until r
+// "bridge SPEC", "web" or "dial". It takes jobs from r, one JSON object a line, and answers each, until r
 // ends. The first answer comes unasked, when it is ready.
 func runRole(args []string, r io.Reader, w io.Writer) int {
 	enc := json.NewEncoder(w)
@@ -100,6 +100,12 @@ func startRole(args []string) (handle func(job) (result, error), done func(), er
 			return nil, nil, err
 		}
 		return func(j job) (result, error) { return result{}, fmt.Errorf("no job of a bridge is called %q", j.Do) }, b.close, nil
+	case len(args) == 1 && args[0] == "web":
+		stop, err := startWeb()
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(j job) (result, error) { return result{}, fmt.Errorf("no job of a web server is called %q", j.Do) }, stop, nil
 	case len(args) == 1 && args[0] == "dial":
 		c := &client{}
 		return c.do, func() {}, nil

@@ -24,6 +24,8 @@ type row struct {
 	extra bool
 	// path impairs the link, as options of a SPEC; "" does not.
 	path string
+	// needs is a program of the peers without which there is nothing to measure; "" is none.
+	needs string
 	// verify is done once by each subject, before the rounds; nil where run itself
 	// sees every byte.
 	verify *job
@@ -40,12 +42,13 @@ type scale struct {
 	connections        int           // of the long row of connections
 	open               int           // connections held open
 	verify             uint64        // bytes
+	starts             int           // of a program, by turns with the plain one
 	grid               bool          // all lossy paths
 }
 
 var (
-	wholeRun = scale{rounds: 5, echoRounds: 9, time: 500 * time.Millisecond, connections: 100_000, open: 10_000, verify: 32 << 20, grid: true}
-	quickRun = scale{rounds: 2, echoRounds: 2, time: 150 * time.Millisecond, connections: 5_000, open: 1_000, verify: 8 << 20}
+	wholeRun = scale{rounds: 5, echoRounds: 9, time: 500 * time.Millisecond, connections: 100_000, open: 10_000, verify: 32 << 20, starts: 10, grid: true}
+	quickRun = scale{rounds: 2, echoRounds: 2, time: 150 * time.Millisecond, connections: 5_000, open: 1_000, verify: 8 << 20, starts: 5}
 )
 
 // rows are all workloads, in the order in which they are done.
@@ -67,14 +70,14 @@ func rows(s scale) []row {
 		streamRow(s, "stream-from-1k", "one stream from, 1 KiB writes", main, job{Write: 1 << 10, From: true}, false),
 		streamRow(s, "streams8-to", "8 streams to the stack", main, job{Write: 128 << 10, Streams: 8}, false),
 		streamRow(s, "streams8-from", "8 streams from the stack", main, job{Write: 128 << 10, Streams: 8, From: true}, false),
-		echoRow(s, "echo", "1-byte round trip", []string{vethOn, native, daemon, water, pasta, slirp, naiveTap}, nil,
-			map[string][2]float64{native: {1.8, 3}, daemon: {2.8, 3}}),
+		echoRow(s, "echo", "1-byte round trip", []string{vethOn, native, daemon, underRun, water, pasta, slirp, naiveTap}, nil,
+			map[string][2]float64{native: {1.8, 3}, daemon: {2.8, 3}, underRun: {4, 0}}),
 		unpinned(echoRow(s, "echo-unpinned", "1-byte round trip, not pinned", main, nil, nil)),
 		echoRow(s, "echo-bulk-to", "1-byte round trip beside a stream to the stack", main, &job{Write: 128 << 10},
 			map[string][2]float64{native: {3, 0}, daemon: {3, 0}}),
 		echoRow(s, "echo-bulk-from", "1-byte round trip beside a stream from the stack", main, &job{Write: 128 << 10, From: true},
 			map[string][2]float64{native: {3, 0}, daemon: {3, 0}}),
-		connectRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
+		connectRow(s, []string{vethOn, native, daemon, underRun, pasta, slirp, naiveTap}),
 		manyConnectsRow(s, main),
 		pushRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
 		pullRow(s, []string{vethOn, native, daemon, pasta, slirp, naiveTap}),
@@ -82,6 +85,7 @@ func rows(s scale) []row {
 		limitRow(s, main, true),
 		openRow(s, main),
 	}
+	all = append(all, programRows(s)...)
 	return append(all, impairedRows(s)...)
 }
 
@@ -206,7 +210,7 @@ func connectRow(s scale, subjects []string) row {
 		id: "connects", subjects: subjects,
 		metrics: []report.Metric{
 			{ID: "connects", Title: "connections: connect, 1 byte, close; 16 at once", Unit: "/s",
-				Goals: []report.Goal{{Subject: native, Against: vethOn, Limit: 0.65}}},
+				Goals: []report.Goal{{Subject: native, Against: vethOn, Limit: 0.65}, {Subject: underRun, Against: vethOn, Limit: 0.2}}},
 			{ID: "connects-cpu", Title: "connections: processor, stack's side", Unit: "µs each", LowIsGood: true, NoChart: true},
 		},
 		run: func(ctx context.Context, in *instance) (map[string]float64, error) {

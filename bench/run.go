@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -92,6 +94,12 @@ func (r *runner) row(ctx context.Context, w row) ([]report.Metric, error) {
 	rounds := w.rounds
 	if rounds == 0 {
 		rounds = r.scale.rounds
+	}
+	if w.needs != "" {
+		if _, err := os.Stat(filepath.Join(r.lab.peers, w.needs)); err != nil {
+			r.note("%s: %s %v", w.id, w.needs, errMissing)
+			return nil, nil
+		}
 	}
 	values := make(map[string]map[string][]float64) // metric → subject
 	for _, m := range w.metrics {

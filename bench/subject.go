@@ -21,6 +21,7 @@ const (
 	vethOff  = "veth-off"
 	native   = "ustack"
 	daemon   = "ustack-daemon"
+	underRun = "ustack-run"
 	water    = "ustack-water"
 	pasta    = "pasta"
 	slirp    = "slirp4netns"
@@ -52,6 +53,7 @@ var about = map[string]string{
 	vethOff:     "the same with checksum, segmentation and receive offloads off on both ends",
 	native:      "package stack in the application's process, on a TAP with offloads",
 	daemon:      "the application as a client of `ustack up` on a TAP with offloads",
+	underRun:    "the application with kernel sockets, under `ustack run -v` beside such a daemon",
 	water:       "package stack in the application's process, on a TAP by the water driver: no offloads",
 	pasta:       "pasta of the package passt, MTU 1500: kernel on the TAP's side, application's kernel sockets on the other",
 	slirp:       "slirp4netns, MTU 1500, the same way",
@@ -84,8 +86,11 @@ type instance struct {
 	serve   *process
 	between []*process // daemon, pasta …: of the stack's side
 
+	outward outward // of a subject under whose daemon programs run
+
 	spaces []*netns.NS
 	dir    string
+	peers  string // folder of the peers' programs
 }
 
 // A lab makes instances.
@@ -117,6 +122,7 @@ var errMissing = errors.New("is not there: run `make peers`")
 func (l *lab) make(ctx context.Context, subject string, pinned bool, path string) (in *instance, err error) {
 	l.made++
 	in = &instance{subject: subject, addr: stackPrefix.Addr().String(), dir: filepath.Join(l.dir, fmt.Sprint(l.made))}
+	in.peers = l.peers
 	defer func() {
 		if err != nil {
 			in.close()
@@ -147,6 +153,8 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool, path string
 		err = in.overTap(ctx, k, "naive:"+tapName, serveCPU)
 	case daemon:
 		err = in.throughDaemon(ctx, k, l.ustack, serveCPU)
+	case underRun:
+		err = in.underRun(ctx, k, l.ustack, serveCPU)
 	case pasta, slirp:
 		err = in.throughPeer(ctx, k, filepath.Join(l.peers, subject), serveCPU)
 	default:
@@ -168,12 +176,15 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool, path string
 // close ends everything of the instance.
 func (in *instance) close() {
 	var done sync.WaitGroup
-	for _, p := range append([]*process{in.dial, in.beside, in.serve}, in.between...) {
+	for _, p := range []*process{in.dial, in.beside, in.serve, in.outward.dial, in.outward.serve} {
 		if p != nil {
 			done.Go(p.stop)
 		}
 	}
 	done.Wait()
+	for _, p := range in.between { // what the others use
+		p.stop()
+	}
 	for _, ns := range in.spaces {
 		ns.Close()
 	}
@@ -252,23 +263,28 @@ func (in *instance) overBridge(ctx context.Context, k *netns.NS, link string) er
 }
 
 func (in *instance) throughDaemon(ctx context.Context, k *netns.NS, program string, cpu []int) error {
-	socket := filepath.Join(in.dir, "ustack.sock")
+	socket, err := in.startDaemon(ctx, k, program, cpu)
+	if err == nil {
+		in.serve, err = startProcess(ctx, k, cpu, nil, "serve", "daemon:"+socket)
+	}
+	return err
+}
+
+// startDaemon starts `ustack up` on a tap of the kernel's namespace and returns its socket.
+func (in *instance) startDaemon(ctx context.Context, k *netns.NS, program string, cpu []int) (socket string, err error) {
+	socket = filepath.Join(in.dir, "ustack.sock")
 	p, err := start(k, cpu, nil, program, "up", "--socket", socket, "--state-dir", in.dir,
 		"--addr", stackPrefix.String(), "--host-addr", kernelPrefix.String(), "--dns", "192.0.2.53")
 	if err != nil {
-		return err
+		return "", err
 	}
 	in.between = append(in.between, p)
 	client := &control.Client{Path: socket}
 	defer client.Close()
-	if err := p.await(ctx, "its socket", func() bool {
+	return socket, p.await(ctx, "its socket", func() bool {
 		_, err := client.Status(ctx)
 		return err == nil
-	}); err != nil {
-		return err
-	}
-	in.serve, err = startProcess(ctx, k, cpu, nil, "serve", "daemon:"+socket)
-	return err
+	})
 }
 
 // throughPeer lets pasta or slirp4netns terminate what the kernel's side dials, and
