@@ -17,6 +17,7 @@ type call struct {
 	tid  int
 	name sysno
 	args [6]uint64
+	ip   uint64 // where the program made it
 	// fd is a duplicate of the descriptor in args[0], for as long as the handler runs;
 	// -1 without one. Nothing may keep it: while it is open the program's close goes unseen.
 	fd int
@@ -68,19 +69,28 @@ func answer(errno syscall.Errno) verdict {
 // send gives the program its answer. A call that a signal has interrupted meanwhile is
 // gone; the kernel has answered it or makes it again.
 func (c *call) send(v verdict) bool {
-	r := response{id: c.id}
-	switch v.mode {
-	case modeLater:
+	if v.mode == modeLater {
 		return true
-	case modeNative:
-		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
-	default:
-		r.val, r.err = v.val, -int32(v.errno)
-		if v.errno != 0 {
-			r.val = 0
-		}
 	}
-	return c.sup.notifier.send(&r) == nil
+	r := &c.sup.restarts
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deliver(c, v)
+}
+
+// offer is send for one who undoes what the call did when the answer reaches nobody.
+func (c *call) offer(v verdict) bool { return c.sup.notifier.send(v.response(c.id)) == nil }
+
+// response is the verdict as the kernel takes it.
+func (v verdict) response(id uint64) *response {
+	r := &response{id: id, val: v.val, err: -int32(v.errno)}
+	switch {
+	case v.mode == modeNative:
+		*r = response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	case v.errno != 0:
+		r.val = 0
+	}
+	return r
 }
 
 // valid says whether the program still waits for the answer.
@@ -89,12 +99,14 @@ func (c *call) valid() bool { return c.sup.notifier.valid(c.id) }
 // later answers with what f returns, from a goroutine of its own. c.fd is closed in it: f
 // uses withFD.
 func (c *call) later(f func() verdict) verdict {
-	d := *c
-	d.fd, d.locked = -1, false
+	d := c.detached()
+	c.sup.restarts.wait(d)
 	c.sup.wg.Add(1)
 	go func() {
 		defer c.sup.wg.Done()
-		d.send(f())
+		v := f()
+		c.sup.restarts.waited(d)
+		d.send(v)
 	}()
 	return later
 }

@@ -210,7 +210,8 @@ func (r *receive) finish(in inbound) bool {
 		r.d.s.sup.held.done(r.held)
 		return false
 	}
-	return r.answer(r.result(in))
+	r.d.s.sup.held.done(r.held)
+	return r.c.offer(r.result(in))
 }
 
 // wake lets the calls that wait look into the unix socket's queue.

@@ -24,12 +24,14 @@ type heldCall struct {
 // hold registers a call.
 func (h *heldCalls) hold(c *call) *heldCall {
 	held := &heldCall{c: c, gone: make(chan struct{})}
+	c.sup.restarts.wait(c)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.byTID == nil {
 		h.byTID = make(map[int]*heldCall)
 	}
 	if old := h.byTID[c.tid]; old != nil {
+		c.sup.restarts.waited(old.c)
 		close(old.gone)
 	}
 	h.byTID[c.tid] = held
@@ -38,6 +40,7 @@ func (h *heldCalls) hold(c *call) *heldCall {
 
 // done takes a call out that is about to be answered.
 func (h *heldCalls) done(held *heldCall) {
+	held.c.sup.restarts.waited(held.c)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.byTID[held.c.tid] == held {
@@ -50,6 +53,7 @@ func (h *heldCalls) drop(tid int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if old := h.byTID[tid]; old != nil {
+		old.c.sup.restarts.waited(old.c)
 		close(old.gone)
 		delete(h.byTID, tid)
 	}
@@ -64,6 +68,7 @@ func (h *heldCalls) dropIf(gone func(*call) bool) {
 	defer h.mu.Unlock()
 	for tid, held := range h.byTID {
 		if gone(held.c) {
+			held.c.sup.restarts.waited(held.c)
 			close(held.gone)
 			delete(h.byTID, tid)
 		}

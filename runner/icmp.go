@@ -262,7 +262,7 @@ func (i *icmp) bind(c *call, to sockaddr) verdict {
 	i.local = i.wanted
 	i.mu.Unlock()
 	d := c.detached()
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		i.changing.Lock()
 		defer i.changing.Unlock()
 		return answer(i.ensureOpen(d))

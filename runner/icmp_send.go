@@ -17,7 +17,7 @@ const fateTime = 5 * time.Second
 // what it writes.
 func (i *icmp) connect(c *call, to sockaddr) verdict {
 	d := c.detached()
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		i.changing.Lock()
 		defer i.changing.Unlock()
 		if errno := i.ensureOpen(d); errno != 0 {
@@ -206,7 +206,7 @@ func (i *icmp) send(c *call, msg []byte, to netip.AddrPort, flags int) verdict {
 		return fail(unix.EINVAL)
 	}
 	d := c.detached()
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		i.changing.Lock()
 		errno := i.ensureOpen(d)
 		i.changing.Unlock()
@@ -275,7 +275,7 @@ func (i *icmp) sendmmsg(c *call) verdict {
 	}
 	i.mu.Unlock()
 	d := c.detached()
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		i.changing.Lock()
 		errno := i.ensureOpen(d)
 		i.changing.Unlock()

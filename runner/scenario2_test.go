@@ -595,3 +595,51 @@ func scenarioChurn(s *script) {
 	wg.Wait()
 	s.say("%d failed", failed.Load())
 }
+
+// scenarioStorm makes its calls while signals arrive all the time. The kernel makes a call again that
+// a signal interrupts, and nothing may happen twice by that.
+func scenarioStorm(s *script) {
+	runtime.LockOSThread()
+	tid := unix.Gettid()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				must(unix.Tgkill(os.Getpid(), tid, unix.SIGURG))
+				time.Sleep(50 * time.Microsecond)
+			}
+		}
+	}()
+	errs := make(map[string]int)
+	note := func(what string, err error) {
+		if err != nil {
+			errs[what+": "+err.Error()]++
+		}
+	}
+	for range 100 {
+		l := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+		note("bind", unix.Bind(l, address("127.0.0.1:0")))
+		note("listen", unix.Listen(l, 4))
+		unix.Close(l)
+		c := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+		note("connect", unix.Connect(c, address(s.args[0])))
+		unix.Close(c)
+	}
+	u := s.socket(unix.AF_INET, unix.SOCK_DGRAM)
+	for i := range 100 {
+		note("sendto", unix.Sendto(u, []byte{byte(i)}, 0, address(s.args[1])))
+		var b [1]byte
+		_, _, err := unix.Recvfrom(u, b[:], 0)
+		note("recvfrom", err)
+		if b[0] != byte(i) {
+			errs["another datagram"]++
+		}
+	}
+	close(stop)
+	<-done
+	s.say("%v", errs)
+}

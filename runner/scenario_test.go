@@ -189,6 +189,7 @@ var scenarios = map[string]func(*script){
 	"longaccept":   scenarioLongAccept,
 	"daemongone":   scenarioDaemonGone,
 	"churn":        scenarioChurn,
+	"storm":        scenarioStorm,
 	"timeouts":     scenarioTimeouts,
 	"sleep":        func(*script) { time.Sleep(time.Minute) },
 }

@@ -28,6 +28,7 @@ type supervisor struct {
 	told     told
 	counts   map[sysno]uint64 // of the supervisor's thread
 	held     heldCalls
+	restarts restarts
 	voices   voices
 	sweeps   chan struct{}
 	sweeping sync.Mutex // held by a sweep
@@ -137,12 +138,16 @@ func (sup *supervisor) loop() {
 	var n notification
 	for sup.notifier.next(&n) == nil {
 		c := call{
-			sup: sup, id: n.id, tid: int(n.pid), name: sup.names[n.nr], args: n.args,
+			sup: sup, id: n.id, tid: int(n.pid), name: sup.names[n.nr], args: n.args, ip: n.ip,
 			fd: -1, locked: true,
 		}
 		sup.counts[c.name]++
 		sup.held.drop(c.tid)
-		c.send(sup.handle(&c))
+		v, ok := sup.restarts.again(&c)
+		if !ok {
+			v = sup.handle(&c)
+		}
+		c.send(v)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,9 @@ type tcp struct {
 	flow    uint64
 	// wanted is what the program bound to; local and remote are the flow's.
 	wanted, local, remote netip.AddrPort
+	// did is the bind or connect that was answered at didAt.
+	did   callKey
+	didAt time.Time
 	// far is the far end of the unix socket while no flow has it, else -1.
 	far int
 	// told says that the program knows that it is connected.
@@ -51,6 +55,13 @@ type tcp struct {
 	dial *dialing
 	lis  *listening
 }
+
+// didTime is how soon after a bind or connect the same call is that one made again: a signal that
+// comes together with the answer makes the kernel drop that.
+const didTime = 10 * time.Millisecond
+
+// justDid says whether the call was answered just now. mu is held.
+func (t *tcp) justDid(c *call) bool { return t.did == c.key() && time.Since(t.didAt) < didTime }
 
 func newTCP(s *socket) (kind, syscall.Errno) {
 	return &tcp{s: s, far: -1, options: make(map[string]int)}, 0
@@ -135,6 +146,9 @@ func (t *tcp) reserve(ctx context.Context, to netip.AddrPort) error {
 func (t *tcp) bind(c *call, to sockaddr) verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.justDid(c) {
+		return ret(0)
+	}
 	if t.state != tcpFresh || t.flow != 0 || t.wanted.IsValid() {
 		return fail(unix.EINVAL)
 	}
@@ -146,17 +160,17 @@ func (t *tcp) bind(c *call, to sockaddr) verdict {
 		return fail(unix.EADDRNOTAVAIL)
 	}
 	t.wanted = to.addr // a second bind in the meantime fails
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		err := t.reserve(t.s.sup.ctx, to.addr)
 		if errnoOf(err) == unix.EADDRINUSE && to.addr.Port() != 0 {
 			// Perhaps a socket has it that was closed just now.
 			t.s.sup.sweepNow()
 			err = t.reserve(t.s.sup.ctx, to.addr)
 		}
-		if err != nil {
-			t.mu.Lock()
-			t.wanted = netip.AddrPort{}
-			t.mu.Unlock()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.did, t.didAt = c.key(), time.Now(); err != nil {
+			t.wanted, t.did = netip.AddrPort{}, callKey{}
 		}
 		return answer(errnoOf(err))
 	})

@@ -39,6 +39,9 @@ func (t *tcp) connect(c *call, to sockaddr) verdict {
 	}
 	switch t.state {
 	case tcpConnected:
+		if t.justDid(c) {
+			return ret(0)
+		}
 		if !t.told {
 			t.told = true
 			return ret(0)
@@ -48,6 +51,9 @@ func (t *tcp) connect(c *call, to sockaddr) verdict {
 		return fail(unix.EISCONN)
 	case tcpConnecting:
 		if c.nonblocking() {
+			if t.justDid(c) {
+				return fail(unix.EINPROGRESS)
+			}
 			return fail(unix.EALREADY)
 		}
 		t.wait(c, unix.EALREADY)
@@ -128,6 +134,7 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 	}
 	go t.run(ctx, d, session, p, r, fd)
 	if nonblocking {
+		t.did, t.didAt = c.key(), time.Now()
 		return fail(unix.EINPROGRESS)
 	}
 	t.wait(c, unix.EINPROGRESS)
@@ -277,6 +284,7 @@ func (t *tcp) connected(d *dialing, rep control.Reply, session *control.Session)
 	for _, w := range d.waiting {
 		if w.send(ret(0)) {
 			t.told = true
+			t.did, t.didAt = w.key(), time.Now()
 		}
 	}
 	d.waiting = nil

@@ -73,7 +73,7 @@ func (t *tcp) listen(c *call, backlog int) verdict {
 	}
 	t.state = tcpListening
 	d := c.detached()
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		errno := t.startListening(d, backlog)
 		if errno == unix.EADDRINUSE {
 			t.s.sup.sweepNow()

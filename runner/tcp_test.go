@@ -73,6 +73,7 @@ func TestAsTheKernel(t *testing.T) {
 		"interrupted":  func() []string { return nil },
 		"prefork":      func() []string { return nil },
 		"bound":        func() []string { return []string{echo4} },
+		"storm":        func() []string { return []string{echo4, udpEcho(t, "udp4")} },
 		"churn":        func() []string { return []string{echo4} },
 		"timeouts":     func() []string { return nil },
 		"disconnect":   func() []string { return []string{echo4} },

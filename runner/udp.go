@@ -235,7 +235,7 @@ func (u *udp) bind(c *call, to sockaddr) verdict {
 	}
 	u.wanted = to.addr
 	d := c.detached()
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		u.changing.Lock()
 		defer u.changing.Unlock()
 		errno := u.open(d, to.addr)
@@ -263,7 +263,7 @@ func (u *udp) joinGroup(c *call, join bool, group, local netip.Addr) verdict {
 	if local.IsValid() {
 		r.Local = local.String()
 	}
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		u.changing.Lock()
 		defer u.changing.Unlock()
 		if errno := u.ensureOpen(d); errno != 0 {

@@ -18,7 +18,7 @@ func (u *udp) connect(c *call, to sockaddr) verdict {
 		if !u.remote.IsValid() {
 			return ret(0)
 		}
-		return c.later(func() verdict {
+		return c.once(func() verdict {
 			u.changing.Lock()
 			defer u.changing.Unlock()
 			return answer(u.disconnect(d))
@@ -31,7 +31,7 @@ func (u *udp) connect(c *call, to sockaddr) verdict {
 	case a.Unmap() == broadcast && u.options["so.broadcast"] == 0:
 		return fail(unix.EACCES)
 	}
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		u.changing.Lock()
 		defer u.changing.Unlock()
 		u.mu.Lock()

@@ -89,7 +89,7 @@ func (u *udp) send(c *call, s *sending) verdict {
 		}
 	}
 	d := c.detached()
-	return c.later(func() verdict { return answerLen(u.sendLater(d, s), len(s.data)) })
+	return c.once(func() verdict { return answerLen(u.sendLater(d, s), len(s.data)) })
 }
 
 // sendNow sends if that needs no waiting. changing is held.
@@ -300,7 +300,7 @@ func (u *udp) sendmmsg(c *call) verdict {
 		return native
 	}
 	d := c.detached()
-	return c.later(func() verdict {
+	return c.once(func() verdict {
 		for i, s := range list {
 			errno, done := syscall.Errno(0), false
 			if u.changing.TryLock() {

@@ -1,0 +1,128 @@
+package runner
+
+import (
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keepTime is how long the answer to a call that a signal interrupted waits for the call to be made
+// again. The kernel does that when the signal's handler returns.
+const keepTime = time.Second
+
+// A callKey tells a call that is made again from another one.
+type callKey struct {
+	tid  int
+	name sysno
+	ip   uint64
+	args [6]uint64
+}
+
+// restarts holds the answers of calls that a signal interrupted when they had been carried out already,
+// or while they were: the kernel makes them again (SA_RESTART), and what they did must not be done
+// twice.
+type restarts struct {
+	mu      sync.Mutex
+	running map[callKey]*call // by what call the answer is to be sent
+	waiting map[callKey]*call // the last of those that wait for something each on its own
+	kept    map[callKey]kept
+}
+
+// A kept answer reached nobody at the time at.
+type kept struct {
+	v  verdict
+	at time.Time
+}
+
+func (c *call) key() callKey { return callKey{c.tid, c.name, c.ip, c.args} }
+
+// again says whether c is a call of before made again, whose answer is there or under way: then
+// there is no more to do for it than to send v.
+func (r *restarts) again(c *call) (v verdict, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.running) == 0 && len(r.kept) == 0 {
+		return verdict{}, false
+	}
+	key := c.key()
+	if r.running[key] != nil {
+		r.running[key] = c.detached()
+		return later, true
+	}
+	k, ok := r.kept[key]
+	delete(r.kept, key)
+	return k.v, ok && time.Since(k.at) < keepTime
+}
+
+// deliver sends an answer. One that reaches nobody, of a call that has done something, goes to the same
+// call made again, or is kept until that comes. mu is held.
+func (r *restarts) deliver(c *call, v verdict) bool {
+	err := c.sup.notifier.send(v.response(c.id))
+	if !gone(err) || v.mode != modeReturn || v.errno != 0 && v.errno != unix.EINPROGRESS {
+		return err == nil
+	}
+	if w := r.waiting[c.key()]; w != nil && w.id != c.id && c.sup.notifier.send(v.response(w.id)) == nil {
+		return false
+	}
+	if r.kept == nil {
+		r.kept = make(map[callKey]kept)
+	}
+	now := time.Now()
+	for key, k := range r.kept {
+		if now.Sub(k.at) >= keepTime {
+			delete(r.kept, key)
+		}
+	}
+	r.kept[c.key()] = kept{v, now}
+	return false
+}
+
+// wait and waited surround what a call waits for.
+func (r *restarts) wait(c *call) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting == nil {
+		r.waiting = make(map[callKey]*call)
+	}
+	r.waiting[c.key()] = c
+}
+
+func (r *restarts) waited(c *call) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if key := c.key(); r.waiting[key] == c {
+		delete(r.waiting, key)
+	}
+}
+
+// once is later for a call whose effect must not happen twice, and which does not wait for the
+// program's peers: made again after a signal, it gets the answer of the first.
+func (c *call) once(f func() verdict) verdict {
+	r := &c.sup.restarts
+	key := c.key()
+	r.mu.Lock()
+	if r.running == nil {
+		r.running = make(map[callKey]*call)
+	}
+	r.running[key] = c.detached()
+	r.mu.Unlock()
+	c.sup.wg.Add(1)
+	go func() {
+		defer c.sup.wg.Done()
+		v := f()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		last := r.running[key]
+		delete(r.running, key)
+		r.deliver(last, v)
+	}()
+	return later
+}
+
+// gone says whether an answer failed because nobody waits for it.
+func gone(err error) bool {
+	errno, _ := err.(syscall.Errno)
+	return errno == unix.ENOENT
+}
