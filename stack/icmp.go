@@ -38,19 +38,28 @@ type ICMPConn struct {
 	network string // "ip4" or "ip6"
 	proto   tcpip.NetworkProtocolNumber
 
-	readMu sync.Mutex
-	buf    bytes.Buffer
+	arrival
+	account
 
-	localMu sync.Mutex
-	local   []ICMPMessage // not from the raw endpoint: see unreachable and icmp6Conns
+	readMu sync.Mutex
+
+	receiveMu sync.Mutex
+	buf       bytes.Buffer // what is being taken from the endpoint
+
+	// Messages that were not read, of the endpoint and those made here: see unreachable
+	// and icmp6Conns.
+	queueMu sync.Mutex
+	queue   []ICMPMessage
+	held    int // bytes of them, messageHead for each included
 }
+
+// messageHead is what a message needs in the queue besides its bytes: the size of an
+// ICMPMessage, twice because queue grows so, and the rest of an allocation.
+const messageHead = 256
 
 // maxICMP is the largest ICMP message in bytes: what an IPv4 packet without
 // options holds (RFC 791 section 3.1).
 const maxICMP = 65535 - header.IPv4MinimumSize
-
-// maxLocal bounds the messages an ICMPConn holds besides its raw endpoint's.
-const maxLocal = 64
 
 // ICMP makes an ICMP socket; network is "ip4" or "ip6".
 func (s *Stack) ICMP(network string) (*ICMPConn, error) {
@@ -76,11 +85,14 @@ func (s *Stack) ICMP(network string) (*ICMPConn, error) {
 		ep.SocketOptions().SetIPv6ReceivePacketInfo(true)
 		ep.SocketOptions().SetReceiveHopLimit(true)
 	}
+	c.pollable.init(ep, wq, s.closed)
+	c.arrival.watch(wq, func() { c.receive() })
 	if terr := ep.Bind(tcpip.FullAddress{}); terr != nil {
 		ep.Close()
 		return nil, c.opErr("listen", sysErr("bind", terr))
 	}
-	c.pollable.init(ep, wq, s.closed)
+	c.pollable.account = &c.account
+	s.mem.open(&c.account, c, udpBuffer, 0)
 	if c.proto == ipv6.ProtocolNumber {
 		s.icmp6.add(c)
 	}
@@ -99,25 +111,40 @@ func (c *ICMPConn) ReadICMP() (ICMPMessage, error) {
 		if err := c.checkRead(); err != nil {
 			return ICMPMessage{}, c.opErr("read", err)
 		}
-		if m, ok := c.takeLocal(); ok {
+		if m, ok := c.take(); ok {
 			return m, nil
 		}
+		if terr := c.receive(); terr != nil {
+			if c.isClosed() {
+				return ICMPMessage{}, c.opErr("read", net.ErrClosed)
+			}
+			return ICMPMessage{}, c.opErr("read", sysErr("recvmsg", terr))
+		}
+		if m, ok := c.take(); ok {
+			return m, nil
+		}
+		if err := c.waitRead(); err != nil {
+			return ICMPMessage{}, c.opErr("read", err)
+		}
+	}
+}
+
+// receive takes everything out of the endpoint, see inbox.
+func (c *ICMPConn) receive() tcpip.Error {
+	c.receiveMu.Lock()
+	defer c.receiveMu.Unlock()
+	for {
 		c.buf.Reset()
 		res, terr := c.ep.Read(&c.buf, tcpip.ReadOptions{NeedRemoteAddr: true})
 		switch terr.(type) {
 		case nil:
 			if m, ok := c.parse(res); ok {
-				return m, nil
+				c.put(m)
 			}
 		case *tcpip.ErrWouldBlock:
-			if err := c.waitRead(); err != nil {
-				return ICMPMessage{}, c.opErr("read", err)
-			}
+			return nil
 		default:
-			if c.isClosed() {
-				return ICMPMessage{}, c.opErr("read", net.ErrClosed)
-			}
-			return ICMPMessage{}, c.opErr("read", sysErr("recvmsg", terr))
+			return terr
 		}
 	}
 }
@@ -267,24 +294,57 @@ func (c *ICMPConn) ownEcho(msg []byte, to netip.Addr) bool {
 	return true
 }
 
-func (c *ICMPConn) putLocal(m ICMPMessage) {
-	c.localMu.Lock()
-	if len(c.local) < maxLocal {
-		c.local = append(c.local, m)
+// put queues a copy of a message, or counts it where there is no room.
+func (c *ICMPConn) put(m ICMPMessage) {
+	size := messageHead + len(m.Data)
+	c.queueMu.Lock()
+	defer c.queueMu.Unlock()
+	if c.held > 0 && c.held+size > int(max(c.recv.Load(), leastBuffer)) || c.shut.Load() {
+		c.s.ns.Stats().DroppedPackets.Increment()
+		return
 	}
-	c.localMu.Unlock()
+	m.Data = bytes.Clone(m.Data)
+	c.queue = append(c.queue, m)
+	c.held += size
+}
+
+// putLocal is put of a message that did not come from the endpoint.
+func (c *ICMPConn) putLocal(m ICMPMessage) {
+	c.put(m)
 	c.reading.kick()
 }
 
-func (c *ICMPConn) takeLocal() (ICMPMessage, bool) {
-	c.localMu.Lock()
-	defer c.localMu.Unlock()
-	if len(c.local) == 0 {
+func (c *ICMPConn) take() (ICMPMessage, bool) {
+	c.queueMu.Lock()
+	defer c.queueMu.Unlock()
+	if len(c.queue) == 0 {
 		return ICMPMessage{}, false
 	}
-	m := c.local[0]
-	c.local = c.local[1:]
+	m := c.queue[0]
+	c.queue[0] = ICMPMessage{}
+	if c.queue = c.queue[1:]; len(c.queue) == 0 {
+		c.queue = nil
+	}
+	c.held -= messageHead + len(m.Data)
 	return m, true
+}
+
+// size implements accountOwner.
+func (c *ICMPConn) size(recv bool, bytes int64) {
+	if recv {
+		c.ep.SocketOptions().SetReceiveBufferSize(bytes, false)
+	}
+}
+
+// ordinary implements accountOwner.
+func (c *ICMPConn) ordinary() bool { return true }
+
+// review implements accountOwner.
+func (c *ICMPConn) review(look *look) (gone bool) {
+	if look.share > 0 && !c.fixedRecv.Load() {
+		c.shrink(true, look.share)
+	}
+	return false
 }
 
 // unreachable makes the ICMP error that says so, quoting the packet that could
@@ -324,7 +384,7 @@ func unreachable(msg []byte, from, to netip.Addr) ICMPMessage {
 
 // Close closes the socket.
 func (c *ICMPConn) Close() error {
-	if !c.release(func() { c.s.icmp6.remove(c); c.ep.Close() }) {
+	if !c.release(func() { c.s.icmp6.remove(c); c.ep.Close(); c.mem.close(&c.account, false) }) {
 		return c.opErr("close", net.ErrClosed)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"bytes"
 	"sync"
 	"time"
 
@@ -53,7 +52,6 @@ func (o *icmp6Conns) deliver(_ gstack.TransportEndpointID, pkt *gstack.PacketBuf
 		return false
 	}
 	for c := range o.m {
-		m.Data = bytes.Clone(m.Data)
 		c.putLocal(m)
 	}
 	return false

@@ -337,7 +337,7 @@ type MemoryInfo struct {
 	Ceiling int64
 	// Booked is the sum of the sizes that the buffers have now.
 	Booked int64
-	// Queued is what waits in the receive buffers of TCP sockets.
+	// Queued is what waits in the receive buffers.
 	Queued int64
 	// Refused counts the times that a buffer was to grow and could not, or only in part;
 	// Shrunk those that one was made smaller.
@@ -357,5 +357,21 @@ func (s *Stack) Memory() MemoryInfo {
 			}
 		}
 	}
+	for _, in := range s.mem.inboxes() {
+		i.Queued += int64(in.queued())
+	}
 	return i
+}
+
+// inboxes returns those of all sockets that have one, by their endpoint.
+func (m *memory) inboxes() map[tcpip.Endpoint]*inbox {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make(map[tcpip.Endpoint]*inbox)
+	for a := m.accounts.next; a != &m.accounts; a = a.next {
+		if c, ok := a.owner.(*UDPConn); ok {
+			all[c.ep] = &c.inbox
+		}
+	}
+	return all
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -383,4 +384,67 @@ func TestMemoryDeadline(t *testing.T) {
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 {
 		t.Errorf("Write took %d bytes: %v", n, err)
 	}
+}
+
+// TestMemoryOfSmallDatagrams floods sockets that nobody reads with datagrams that carry
+// next to nothing: what holds them counts too.
+func TestMemoryOfSmallDatagrams(t *testing.T) {
+	const ceiling, sockets, each = MinMemory, 4, 20000
+	a, b := pair(t, link.PipeConfig{Depth: 8192}, func(_, b *Config) { b.Memory = ceiling })
+	var conns []*UDPConn
+	for range sockets {
+		p, err := b.ListenPacket("udp", "10.0.0.2:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		conns = append(conns, p.(*UDPConn))
+	}
+	from, err := a.UDP("udp4", netip.AddrPort{}, netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	if _, err := a.Ping(testContext(t), netip.MustParseAddr("10.0.0.2")); err != nil { // resolves the address
+		t.Fatal(err)
+	}
+	before := heap()
+	for i := range sockets * each {
+		if _, err := from.WriteTo(make([]byte, i%2), conns[i%sockets].LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		if i%1000 == 999 { // the pipe has room for no more
+			waitFor(t, func() bool { return b.Stats()["udp.packets_received"] > uint64(i) })
+		}
+	}
+	held := heap() - before
+	t.Logf("%d bytes are held", held)
+	if held > 4*ceiling {
+		t.Errorf("%d bytes are held, with a ceiling of %d", held, ceiling)
+	}
+	read := 0
+	for _, c := range conns {
+		for had := read; ; read++ {
+			c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			if _, err := c.Read(make([]byte, 2)); err != nil {
+				if read == had {
+					t.Errorf("nothing waits in %v", c.LocalAddr())
+				}
+				break
+			}
+		}
+	}
+	if lost := b.Stats()["udp.receive_buffer_errors"]; int(lost)+read != sockets*each {
+		t.Errorf("%d datagrams were read and %d counted as lost, of %d", read, lost, sockets*each)
+	}
+}
+
+// heap returns the bytes of live objects.
+func heap() int64 {
+	var m runtime.MemStats
+	for range 2 { // pools keep what they have for one collection
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

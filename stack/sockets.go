@@ -17,7 +17,8 @@ type SocketInfo struct {
 	Local   netip.AddrPort
 	// Remote is the zero AddrPort for a socket that is not connected.
 	Remote netip.AddrPort
-	// RecvQ and SendQ are bytes not yet read, and not yet acknowledged.
+	// RecvQ and SendQ are bytes not yet read, and not yet acknowledged. For UDP, RecvQ
+	// includes what is needed to keep datagrams, as in ss.
 	RecvQ, SendQ int
 }
 
@@ -50,6 +51,7 @@ var tcpStates = map[tcp.EndpointState]tcpState{
 // closed and still deliver or wait in TIME-WAIT.
 func (s *Stack) Sockets() []SocketInfo {
 	var all []SocketInfo
+	inboxes := s.mem.inboxes()
 	for _, te := range s.endpoints() {
 		ep, ok := te.(tcpip.Endpoint)
 		if !ok {
@@ -86,6 +88,9 @@ func (s *Stack) Sockets() []SocketInfo {
 		}
 		if n, terr := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); terr == nil {
 			k.RecvQ = n
+		}
+		if in := inboxes[ep]; in != nil {
+			k.RecvQ = in.queued()
 		}
 		if n, terr := ep.GetSockOptInt(tcpip.SendQueueSizeOption); terr == nil {
 			k.SendQ = n

@@ -22,8 +22,10 @@ type UDPConn struct {
 	s      *Stack
 	proto  tcpip.NetworkProtocolNumber
 	remote atomic.Pointer[net.UDPAddr] // nil unless connected
+	inbox  inbox
+	arrival
 	account
-	taken  atomic.Int64 // bytes read so far; changes under readMu
+	taken  atomic.Int64 // bytes read so far, headers included; changes under readMu
 	growAt atomic.Int64 // value of taken at which a buffer that shrank grows again
 	last   int64        // value of taken at the last review that ended a period, of memory.mu
 
@@ -85,6 +87,11 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, set map[string
 	if terr != nil {
 		return nil, fail(sysErr("socket", terr))
 	}
+	c.pollable.init(ep, wq, s.closed)
+	// Before the socket is bound, and before readers wait: they look into the inbox.
+	c.receiveInfo()
+	lost := s.ns.Stats().UDP.ReceiveBufferErrors
+	c.arrival.watch(wq, func() { c.inbox.receive(ep, int(max(c.recv.Load(), leastBuffer)), lost) })
 	if c.proto == ipv4.ProtocolNumber {
 		// netstack would set DF even on fragments, and take no notice of the ICMP
 		// errors that then come back for UDP.
@@ -113,7 +120,6 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, set map[string
 		}
 		c.remote.Store(net.UDPAddrFromAddrPort(remote))
 	}
-	c.pollable.init(ep, wq, s.closed)
 	c.pollable.account = &c.account
 	s.mem.open(&c.account, c, udpBuffer, 0)
 	for _, name := range []string{"so.rcvbuf", "so.sndbuf"} {
@@ -156,6 +162,7 @@ const udpBuffer = 212 << 10
 func (c *UDPConn) size(recv bool, bytes int64) {
 	if recv {
 		c.ep.SocketOptions().SetReceiveBufferSize(bytes, false)
+		c.inbox.shrink(bytes)
 	}
 }
 
@@ -205,41 +212,33 @@ func (c *UDPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // ReadFromUDPAddrPort is ReadFrom without an allocation for the address.
 func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
-	n, res, err := c.read(b)
-	if err != nil {
-		return 0, netip.AddrPort{}, err
-	}
-	return n, fromFull(res.RemoteAddr, c.proto), nil
+	m, err := c.ReadMessage(b)
+	return m.N, m.From, err
 }
 
-func (c *UDPConn) read(b []byte) (int, tcpip.ReadResult, error) {
+// ReadMessage is ReadFrom that tells all there is to know of the datagram.
+func (c *UDPConn) ReadMessage(b []byte) (UDPMessage, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
-	fail := func(err error) (int, tcpip.ReadResult, error) {
-		return 0, tcpip.ReadResult{}, c.opErr("read", c.RemoteAddr(), err)
+	fail := func(err error) (UDPMessage, error) {
+		return UDPMessage{}, c.opErr("read", c.RemoteAddr(), err)
 	}
 	if err := c.checkRead(); err != nil {
 		return fail(err)
 	}
 	for {
-		w := tcpip.SliceWriter(b)
-		res, terr := c.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
+		m, terr := c.inbox.take(b)
 		switch terr.(type) {
 		case nil:
-			if total := c.taken.Add(int64(res.Count)); c.recv.Load() < udpBuffer && total >= c.growAt.Load() {
+			if total := c.taken.Add(int64(m.N + letterHead)); c.recv.Load() < udpBuffer && total >= c.growAt.Load() {
 				c.regrow(total)
 			}
-			return res.Count, res, nil
-		case *tcpip.ErrBadBuffer: // no room for a single byte: the datagram is used up
-			return 0, res, nil
+			return m, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.waitRead(); err != nil {
 				return fail(err)
 			}
 		default:
-			if c.isClosed() {
-				return fail(net.ErrClosed)
-			}
 			return fail(sysErr("recvfrom", terr))
 		}
 	}
@@ -292,7 +291,10 @@ func (c *UDPConn) send(b []byte, opts tcpip.WriteOptions, addr net.Addr) (int, e
 		return 0, c.opErr("write", addr, err)
 	}
 	for {
-		n, terr := c.ep.Write(bytes.NewReader(b), opts)
+		n, terr := int64(0), c.inbox.takeErr()
+		if terr == nil {
+			n, terr = c.ep.Write(bytes.NewReader(b), opts)
+		}
 		switch terr.(type) {
 		case nil:
 			return int(n), nil
@@ -309,6 +311,20 @@ func (c *UDPConn) send(b []byte, opts tcpip.WriteOptions, addr net.Addr) (int, e
 	}
 }
 
+// Option returns an option's value by name, see OptionNames.
+func (c *UDPConn) Option(name string) (int, error) {
+	switch name {
+	case "ustack.recv_queued":
+		return c.inbox.queued(), nil
+	case "so.error":
+		if terr := c.inbox.takeErr(); terr != nil {
+			n, _ := errno(terr).(syscall.Errno)
+			return int(n), nil
+		}
+	}
+	return c.pollable.Option(name)
+}
+
 // SetReadBuffer sets the size of the receive buffer in bytes.
 func (c *UDPConn) SetReadBuffer(bytes int) error { return c.SetOption("so.rcvbuf", bytes) }
 
@@ -317,7 +333,7 @@ func (c *UDPConn) SetWriteBuffer(bytes int) error { return c.SetOption("so.sndbu
 
 // Close closes the socket. Datagrams not read are lost.
 func (c *UDPConn) Close() error {
-	if !c.release(func() { c.ep.Close(); c.mem.close(&c.account, false) }) {
+	if !c.release(func() { c.ep.Close(); c.inbox.close(); c.mem.close(&c.account, false) }) {
 		return c.opErr("close", nil, net.ErrClosed)
 	}
 	return nil

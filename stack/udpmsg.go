@@ -47,8 +47,8 @@ func (c *UDPConn) Connect(remote netip.AddrPort) error {
 	return nil
 }
 
-// ReceiveInfo asks that ReadMessage tell all that it can.
-func (c *UDPConn) ReceiveInfo() {
+// receiveInfo has netstack tell of each datagram what a UDPMessage has.
+func (c *UDPConn) receiveInfo() {
 	o := c.ep.SocketOptions()
 	o.SetReceivePacketInfo(true)
 	o.SetReceiveTTL(true)
@@ -58,35 +58,6 @@ func (c *UDPConn) ReceiveInfo() {
 		o.SetReceiveHopLimit(true)
 		o.SetReceiveTClass(true)
 	}
-}
-
-// ReadMessage is ReadFrom with what ReceiveInfo asked for.
-func (c *UDPConn) ReadMessage(b []byte) (UDPMessage, error) {
-	n, res, err := c.read(b)
-	m := UDPMessage{N: n, From: fromFull(res.RemoteAddr, c.proto)}
-	if err != nil {
-		return m, err
-	}
-	cm := &res.ControlMessages
-	switch {
-	case cm.HasIPv6PacketInfo:
-		m.To = fromAddress(cm.IPv6PacketInfo.Addr).Unmap()
-	case cm.HasIPPacketInfo:
-		m.To = fromAddress(cm.PacketInfo.DestinationAddr)
-	}
-	switch {
-	case cm.HasHopLimit:
-		m.TTL = int(cm.HopLimit)
-	case cm.HasTTL:
-		m.TTL = int(cm.TTL)
-	}
-	switch {
-	case cm.HasTClass:
-		m.TOS = int(cm.TClass)
-	case cm.HasTOS:
-		m.TOS = int(cm.TOS)
-	}
-	return m, nil
 }
 
 // WriteMessage sends a datagram to an address, connected or not, from an address of the stack's

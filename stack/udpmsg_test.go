@@ -23,7 +23,6 @@ func TestUDPMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer server.Close()
-		server.ReceiveInfo()
 		at, _ := addrPort(server.LocalAddr())
 		at = netip.AddrPortFrom(netip.MustParseAddr(tt.b), at.Port())
 		client, err := a.UDP(tt.network, netip.AddrPortFrom(netip.MustParseAddr(tt.any), 0), netip.AddrPort{})

@@ -307,6 +307,9 @@ func (c udpConn) ReadMessage(b []byte) (control.DatagramInfo, error) {
 	return control.DatagramInfo(m), err
 }
 
+// ReceiveInfo implements control.PacketConn: the stack tells all in any case.
+func (udpConn) ReceiveInfo() {}
+
 // icmpConn is a stack.ICMPConn that receives control's messages.
 type icmpConn struct{ *stack.ICMPConn }
 
