@@ -1,42 +1,122 @@
 package runner
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/control"
 )
 
-// forwarded are the signals that go on to the program. Those that a terminal sends reach it
-// as they reach the front, by the process group.
-var forwarded = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGINT, unix.SIGQUIT}
+// The supervisor lives in the namespaces of the program: a network namespace in which there
+// is nothing but an image of the stack's link, and a mount namespace in which files say
+// where names are looked up. An ordinary user gets them in a user namespace, whose only
+// user and group are its own.
 
-// forward passes a signal on, unless the terminal has sent it to the program, too.
-func forward(pid int, s os.Signal) {
-	if (s == unix.SIGINT || s == unix.SIGQUIT) && inForeground() {
-		return
-	}
-	_ = unix.Kill(pid, s.(syscall.Signal))
+// A surroundings says which namespaces a program gets.
+type surroundings struct {
+	net, mount bool
+	// user makes a user namespace to be allowed the others.
+	user bool
 }
 
-// inForeground reports whether the keys of a terminal send signals to this process, and so to the
-// program, which is in its process group.
-func inForeground() bool {
-	fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
+func surroundingsOf(cfg Config) surroundings {
+	if hasCapabilities(unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN) {
+		return surroundings{net: !cfg.ShareNet, mount: true}
 	}
-	defer unix.Close(fd)
-	group, err := unix.IoctlGetUint32(fd, unix.TIOCGPGRP)
-	return err == nil && int(group) == unix.Getpgrp()
+	if cfg.ShareNet {
+		return surroundings{} // the price of a user namespace would be more than that of other names
+	}
+	return surroundings{net: true, mount: true, user: true}
 }
+
+// supervisorCapabilities are what the supervisor needs in its user namespace: to mount, to make
+// interfaces, and to look at programs that forbid it to others of their user.
+var supervisorCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SYS_PTRACE}
 
 // supervisorAttr says how the supervisor is started: in a process group of its own, so that
 // what a terminal sends to the program does not reach it.
-func supervisorAttr(Config) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true}
+func (s surroundings) supervisorAttr() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setpgid: true}
+	if s.net {
+		attr.Cloneflags |= unix.CLONE_NEWNET
+	}
+	if s.mount {
+		attr.Cloneflags |= unix.CLONE_NEWNS
+	}
+	if s.user {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		uid, gid := os.Geteuid(), os.Getegid()
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+		attr.AmbientCaps = supervisorCapabilities
+	}
+	return attr
 }
 
-// prepare runs in the supervisor before anything else: what it changes of its namespaces the
-// program inherits.
-func prepare(stageConfig) error { return nil }
+// hasCapabilities reports whether this process has all of them.
+func hasCapabilities(all ...int) bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&head, &data[0]) != nil {
+		return false
+	}
+	for _, c := range all {
+		if data[c/32].Effective&(1<<(c%32)) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// An environment is what a supervisor has made of its namespaces.
+type environment struct {
+	names *names
+	image *image
+}
+
+// prepare makes the program's environment.
+func prepare(cfg stageConfig) (*environment, error) {
+	// `ustack ss` shows it as the owner of the program's sockets.
+	_ = os.WriteFile("/proc/self/comm", []byte("run:"+filepath.Base(cfg.path())), 0)
+	e := &environment{}
+	if cfg.Mount {
+		e.names = &names{avoid: []string{cfg.path(), string(cfg.Dir), string(cfg.Socket)}}
+	}
+	if cfg.Net {
+		var err error
+		if e.image, err = newImage(); err != nil {
+			return nil, namespaceError(cfg, err)
+		}
+	}
+	if cfg.State == nil {
+		return e, nil
+	}
+	return e, namespaceError(cfg, e.update(*cfg.State))
+}
+
+// update makes the environment what the stack is now.
+func (e *environment) update(st control.Status) error {
+	if e.image != nil {
+		e.image.update(st)
+	}
+	if e.names != nil {
+		return e.names.update(st)
+	}
+	return nil
+}
+
+// namespaceError turns what is forbidden in a namespace of an ordinary user into the error
+// of who may not have one.
+func namespaceError(cfg stageConfig, err error) error {
+	if errno, ok := plainErrno(err).(syscall.Errno); ok && cfg.Drop && (errno == unix.EPERM || errno == unix.EACCES) {
+		return &LaunchError{Step: "namespaces", Path: cfg.path(), Err: errno}
+	}
+	if err != nil {
+		return fmt.Errorf("environment of %s: %w", cfg.path(), err)
+	}
+	return nil
+}

@@ -1,13 +1,14 @@
 package runner
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/runner/launcher"
 )
 
 // A launched is the launcher as the supervisor sees it: later the program.
@@ -15,48 +16,55 @@ type launched struct {
 	pid  int
 	path string
 	conn *os.File
-	in   *bufio.Reader
 }
 
-// startLauncher starts the launcher. The program gets the supervisor's standard streams.
+// startLauncher starts the launcher. The program gets the supervisor's standard streams
+// and what else was passed to it.
 func (sup *supervisor) startLauncher() (*launched, error) {
 	fail := func(err error) (*launched, error) {
-		return nil, &LaunchError{Step: "start", Path: sup.cfg.Path, Err: plainErrno(err)}
+		return nil, &LaunchError{Step: "start", Path: sup.cfg.path(), Err: plainErrno(err)}
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fail(err)
 	}
-	own, theirs := os.NewFile(uintptr(fds[0]), "launcher"), os.NewFile(uintptr(fds[1]), "supervisor")
-	defer theirs.Close()
-	p, err := os.StartProcess("/proc/self/exe", append([]string{launcherName, sup.cfg.Path}, sup.cfg.Args...), &os.ProcAttr{
-		Dir: sup.cfg.Dir, Env: sup.cfg.Env,
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
+	own, end := os.NewFile(uintptr(fds[0]), "launcher"), fds[1]
+	defer unix.Close(end)
+	order := launcher.Order{
+		FD: sup.stageFD, Ignore: sup.cfg.Ignore, Drop: sup.cfg.Drop, Path: sup.cfg.path(), Args: texts(sup.cfg.Args),
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", order.Argv(), &syscall.ProcAttr{
+		Dir: string(sup.cfg.Dir), Env: texts(sup.cfg.Env),
+		Files: childFiles(0, 1, 2, sup.stageFD, end),
 		Sys:   &syscall.SysProcAttr{Setpgid: true, Pgid: sup.cfg.Group},
 	})
 	if err != nil {
 		own.Close()
 		return fail(err)
 	}
-	l := &launched{pid: p.Pid, path: sup.cfg.Path, conn: own, in: bufio.NewReader(own)}
-	_ = p.Release() // reap waits for it
+	l := &launched{pid: pid, path: sup.cfg.path(), conn: own}
+	if _, err := own.Write(launcher.AppendFilter(nil, sup.arch.filter())); err != nil {
+		l.discard()
+		return fail(err)
+	}
 	return l, nil
 }
 
 // next reads one report of the launcher.
-func (l *launched) next() (launchReport, error) {
-	var r launchReport
-	line, err := l.in.ReadBytes('\n')
-	if err != nil {
+func (l *launched) next() (launcher.Report, error) {
+	var b [launcher.ReportSize]byte
+	var r launcher.Report
+	if _, err := io.ReadFull(l.conn, b[:]); err != nil {
 		return r, err
 	}
-	if err := json.Unmarshal(line, &r); err != nil {
-		return r, err
+	r.Decode(b)
+	switch r.Step {
+	case launcher.Installed:
+		return r, nil
+	case launcher.Filter:
+		return r, &LaunchError{Step: "seccomp", Path: l.path, Err: r.Errno}
 	}
-	if r.Step != "" {
-		return r, &LaunchError{Step: r.Step, Path: l.path, Err: r.Errno}
-	}
-	return r, nil
+	return r, &LaunchError{Step: "exec", Path: l.path, Err: r.Errno}
 }
 
 // takeFilter takes the filter's descriptor out of the launcher and lets it go on.

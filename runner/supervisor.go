@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -18,6 +19,8 @@ import (
 type supervisor struct {
 	cfg      stageConfig
 	front    *os.File
+	stageFD  int // the number that the front gave the descriptor of front
+	env      *environment
 	arch     *arch
 	names    map[int32]sysno
 	notifier notifier
@@ -38,19 +41,23 @@ type supervisor struct {
 	wg     sync.WaitGroup
 }
 
-// supervisorMain is the life of the supervisor.
-func supervisorMain() int {
+// supervisorMain is the life of the supervisor. stage is the number of its descriptor.
+func supervisorMain(stage string) int {
+	stageFD, err := strconv.Atoi(stage)
+	if err != nil {
+		return 1
+	}
 	unix.CloseOnExec(stageFD)
 	// It ends after the program, whatever is sent to all processes of a service. Signals that are
 	// ignored would be so in the program.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	sup := &supervisor{front: os.NewFile(stageFD, "front"), arch: nativeArch(runtime.GOARCH)}
+	sup := &supervisor{front: os.NewFile(uintptr(stageFD), "front"), stageFD: stageFD, arch: nativeArch(runtime.GOARCH)}
 	line, err := bufio.NewReader(sup.front).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &sup.cfg)
 	}
 	if err == nil {
-		err = prepare(sup.cfg)
+		sup.env, err = prepare(sup.cfg)
 	}
 	if err == nil {
 		err = sup.run()
@@ -98,10 +105,14 @@ func (sup *supervisor) run() (err error) {
 		return err
 	}
 	defer sup.meeting.close()
-	sup.daemon = newDaemon(sup.cfg.Socket)
+	sup.daemon = newDaemon(string(sup.cfg.Socket))
 	connected := make(chan error, 1)
 	go func() { connected <- sup.daemon.open(sup.ctx) }()
+	inherited, _ := passed()
 	l, err := sup.startLauncher()
+	for _, fd := range inherited {
+		unix.Close(fd)
+	}
 	if err != nil {
 		<-connected
 		return err
@@ -114,6 +125,13 @@ func (sup *supervisor) run() (err error) {
 		return err
 	}
 	defer unix.Close(sup.notifier.fd)
+	pidfd, err := unix.PidfdOpen(l.pid, 0)
+	if err != nil {
+		l.discard()
+		return err
+	}
+	defer unix.Close(pidfd)
+	go sup.watchFront(pidfd)
 	sup.report(stageReport{PID: l.pid})
 	sup.wg.Add(3)
 	go sup.reap(l.pid)
@@ -170,12 +188,18 @@ func (sup *supervisor) reap(pid int) {
 	defer sup.wg.Done()
 	for {
 		var ws unix.WaitStatus
-		p, err := unix.Wait4(-1, &ws, 0, nil)
+		p, err := unix.Wait4(-1, &ws, unix.WUNTRACED, nil)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
 			return
+		}
+		if ws.Stopped() {
+			if p == pid {
+				sup.report(stageReport{Stopped: true})
+			}
+			continue
 		}
 		sup.sweepSoon()
 		if p == pid {
@@ -188,6 +212,14 @@ func (sup *supervisor) reap(pid int) {
 			}
 		}
 	}
+}
+
+// watchFront kills the program if the front is killed: to whoever did so they are one. After the
+// program's own end it kills nobody. It ends with the front.
+func (sup *supervisor) watchFront(pidfd int) {
+	var b [1]byte
+	_, _ = sup.front.Read(b[:])
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 }
 
 // releaseStandardStreams lets go of the program's standard streams, so that whoever reads

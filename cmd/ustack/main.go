@@ -14,21 +14,33 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
+	"slices"
 	"syscall"
 
 	"github.com/ustack/ustack/runner"
 )
 
+// The kernel gives the signals of a process to its first thread, where run waits for them.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	runner.Stage()
+	if !slices.Contains(os.Args[1:], "run") {
+		runtime.UnlockOSThread() // it makes switching goroutines slower
+	}
 	env := environ{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv,
 	}
 	// up handles its signals itself, because it has a host to put back in order;
 	// for every other command the first signal cancels the context and the
-	// second one kills, as a terminal user expects.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// second one kills, as a terminal user expects. One that was ignored stays ignored.
+	signals := []os.Signal{syscall.SIGTERM}
+	if !signal.Ignored(os.Interrupt) {
+		signals = append(signals, os.Interrupt)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop)
 	code := run(ctx, os.Args[1:], env)
 	stop()

@@ -5,11 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
-	"os/signal"
-	"syscall"
-	"unsafe"
 
 	"github.com/spf13/cobra"
 
@@ -63,6 +59,7 @@ func (a *app) runProgram(ctx context.Context, cfg runner.Config) error {
 		return a.notStarted(cfg.Args[0], err)
 	}
 	cfg.Path = path
+	cfg.Warn = func(text string) { fmt.Fprintf(a.Stderr, "ustack: %s\n", text) }
 	// Signals are the program's; the context of the command line would end with them.
 	status, err := runner.Run(context.WithoutCancel(ctx), cfg)
 	var le *runner.LaunchError
@@ -72,7 +69,7 @@ func (a *app) runProgram(ctx context.Context, cfg runner.Config) error {
 	case err != nil:
 		return err
 	case status.Signaled():
-		dieBy(status.Signal())
+		status.Raise()
 		return exitCode(128 + int(status.Signal()))
 	case status.ExitStatus() != 0:
 		return exitCode(status.ExitStatus())
@@ -92,19 +89,4 @@ func (a *app) notStarted(name string, err error) error {
 	}
 	fmt.Fprintf(a.Stderr, "ustack: run %s: %v\n", name, err)
 	return exitCode(code)
-}
-
-// dieBy ends this process by the signal that ended the program, so that whoever waits for it sees
-// the same.
-func dieBy(s syscall.Signal) {
-	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // the program's core is enough
-	signal.Reset(s)
-	// SIG_DFL is the zero struct sigaction. Without it Go's own handler prints a trace of
-	// SIGABRT, SIGQUIT and SIGSEGV, and takes SIGPIPE and SIGUSR1 for nothing.
-	var def [4]uint64
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&def)), 0, 8, 0, 0)
-	_ = syscall.Kill(os.Getpid(), s)
-	if s != syscall.SIGKILL {
-		select {} // until it arrives; those that do not end a process are not a cause of an end
-	}
 }
