@@ -2,9 +2,14 @@ package runner
 
 import (
 	"encoding/binary"
+	"net"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/control"
 )
 
 // An optionKey is an option as setsockopt names it.
@@ -61,4 +66,26 @@ func (s *socket) nature(level, name int) (int, bool) {
 		return s.proto, true
 	}
 	return 0, false
+}
+
+// bindToDevice is SO_BINDTODEVICE: the stack has one link besides its loopback, so that a name which is
+// there changes nothing.
+func (s *socket) bindToDevice(c *call, value []byte) verdict {
+	name, _, _ := strings.Cut(string(value), "\x00")
+	if name == "" {
+		return ret(0)
+	}
+	return c.later(func() verdict {
+		links, err := s.sup.daemon.client.Links(s.sup.ctx)
+		if err != nil {
+			return fail(errnoOf(err))
+		}
+		if slices.ContainsFunc(links, func(l control.Link) bool { return l.Name == name }) {
+			return ret(0)
+		}
+		if _, err := net.InterfaceByName(name); err == nil { // of the program's own namespace
+			return ret(0)
+		}
+		return fail(unix.ENODEV)
+	})
 }

@@ -70,6 +70,12 @@ var keptOptions = map[optionKey]int{
 	{unix.IPPROTO_IPV6, unix.IPV6_RECVERR}:            0,
 	{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER}:       1,
 	{unix.IPPROTO_IPV6, unix.IPV6_AUTOFLOWLABEL}:      1,
+	{unix.IPPROTO_IP, unix.IP_PKTINFO}:                0,
+	{unix.IPPROTO_IP, unix.IP_RECVTTL}:                0,
+	{unix.IPPROTO_IP, unix.IP_RECVTOS}:                0,
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO}:        0,
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS}:         0,
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT}:       0,
 	{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND}:           0,
 }
 
@@ -173,7 +179,9 @@ func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
 		return t.setCongestion(value)
 	case optionKey{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT}, optionKey{unix.IPPROTO_TCP, unix.TCP_ULP}, optionKey{unix.IPPROTO_TCP, unix.TCP_MD5SIG}:
 		return fail(unix.EOPNOTSUPP)
-	case optionKey{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}, optionKey{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}:
+	case optionKey{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}:
+		return t.s.bindToDevice(c, value)
+	case optionKey{unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX}:
 		return ret(0) // the stack has one link
 	}
 	return unknown
