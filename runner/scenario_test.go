@@ -182,7 +182,7 @@ var scenarios = map[string]func(*script){
 	"interrupted": scenarioInterrupted,
 	"prefork":     scenarioPrefork,
 	"datagrams":   scenarioDatagrams, "datagramserver": scenarioDatagramServer, "datagramerrors": scenarioDatagramErrors,
-	"datagramepoll": scenarioDatagramEpoll, "datagramshared": scenarioDatagramShared,
+	"datagramsignals": scenarioDatagramSignals, "datagramepoll": scenarioDatagramEpoll, "datagramshared": scenarioDatagramShared,
 	"bound":        scenarioBound,
 	"disconnect":   scenarioDisconnect,
 	"nonblockfail": scenarioNonblockingRefused,

@@ -20,11 +20,12 @@ func TestDatagramsAsTheKernel(t *testing.T) {
 		return pc.LocalAddr().String()
 	}
 	for name, args := range map[string]func() []string{
-		"datagrams":      func() []string { return []string{echo4, echo6} },
-		"datagramserver": func() []string { return []string{nobody()} },
-		"datagramerrors": func() []string { return []string{nobody(), echo4} },
-		"datagramepoll":  func() []string { return []string{echo4} },
-		"datagramshared": func() []string { return []string{echo4} },
+		"datagrams":       func() []string { return []string{echo4, echo6} },
+		"datagramserver":  func() []string { return []string{nobody()} },
+		"datagramerrors":  func() []string { return []string{nobody(), echo4} },
+		"datagramepoll":   func() []string { return []string{echo4} },
+		"datagramsignals": func() []string { return nil },
+		"datagramshared":  func() []string { return []string{echo4} },
 	} {
 		t.Run(name, func(t *testing.T) { compare(t, name, args) })
 	}

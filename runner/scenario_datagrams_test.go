@@ -7,9 +7,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
+	"runtime"
 	"sort"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -337,4 +340,72 @@ func scenarioDatagramShared(s *script) {
 	s.say("%s", out.String())
 	s.sendTo("parent", fd, "after the child", echo)
 	s.recvFrom("parent", fd, 40, 0, echo)
+}
+
+// Signals interrupt sends and receives: nothing is sent twice, nothing is lost.
+func scenarioDatagramSignals(s *script) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGUSR1)
+	server := s.socket(unix.AF_INET, unix.SOCK_DGRAM)
+	must(unix.Bind(server, address("127.0.0.1:0")))
+	at, err := unix.Getsockname(server)
+	must(err)
+	must(unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}))
+	const many = 300
+	tids, done, ahead := make(chan int, 2), make(chan struct{}), make(chan bool, 16)
+	go func() {
+		runtime.LockOSThread()
+		tids <- unix.Gettid()
+		for i := range many {
+			// A new socket each time: the first datagram to somebody is the one that waits.
+			ahead <- true // queues lose what they have no room for
+			fd := s.socket(unix.AF_INET, unix.SOCK_DGRAM)
+			for {
+				err := unix.Sendto(fd, fmt.Appendf(nil, "%03d", i), 0, at)
+				if err == nil {
+					break
+				}
+				if err != unix.EINTR {
+					panic(err)
+				}
+			}
+			unix.Close(fd)
+		}
+	}()
+	got := make(map[string]int)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		tids <- unix.Gettid()
+		b := make([]byte, 10)
+		for len(got) < many {
+			n, _, err := unix.Recvfrom(server, b, 0)
+			if err == unix.EINTR {
+				continue
+			}
+			must(err)
+			if got[string(b[:n])]++; got[string(b[:n])] == 1 {
+				<-ahead
+			}
+		}
+	}()
+	one, two := <-tids, <-tids
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		select {
+		case <-done:
+			twice := 0
+			for _, n := range got {
+				twice += n - 1
+			}
+			s.say("%d of %d, %d twice", len(got), many, twice)
+			return
+		case <-time.After(200 * time.Microsecond):
+			if time.Now().After(deadline) {
+				panic("it takes too long")
+			}
+			_ = unix.Tgkill(os.Getpid(), one, unix.SIGUSR1)
+			_ = unix.Tgkill(os.Getpid(), two, unix.SIGUSR1)
+		}
+	}
 }
