@@ -244,6 +244,10 @@ func (p *probePeer) command(c *net.TCPConn) {
 			} else if err != nil {
 				answer = err.Error()
 			} else {
+				if words[2] == "say" {
+					io.WriteString(conn, words[3])
+					words[2] = "sum"
+				}
 				wg.Go(func() { dialMode(p, words[2])(conn.(*net.TCPConn)) })
 			}
 		case "ended":

@@ -207,6 +207,8 @@ func TestRunServers(t *testing.T) {
 			client: `for i in 1 2 3 4 5; do echo $i | socat -t 5 - TCP:STACK4:8005; done; socat -t 5 - TCP:STACK4:8005 <DIR/www/some | cmp - DIR/www/some`, want: `1\n2\n3\n4\n5\n`},
 		{name: "socat UDP", server: `socat UDP-LISTEN:8006,fork EXEC:cat`,
 			client: `for i in {1..50}; do echo hello | socat -T1 - UDP:STACK4:8006 | grep hello && break; sleep 0.1; done`, want: `hello\n`},
+		{name: "socat UDP, unconnected", server: `socat UDP-RECVFROM:8007,fork EXEC:cat`,
+			client: `for i in {1..50}; do echo hello | socat -T1 - UDP:STACK4:8007 | grep hello && break; sleep 0.1; done`, want: `hello\n`},
 		{name: "busybox httpd", server: `busybox httpd -f -p 8008 -h DIR/www`, port: "8008",
 			client: `curl -sS http://STACK4:8008/ && curl -sS http://STACK4:8008/some | cmp - DIR/www/some`, want: page},
 		{name: "busybox nc", server: `busybox nc -l -p 8009 -e cat`, client: `for i in {1..200}; do echo hello | nc.openbsd -N STACK4 8009 && break; sleep 0.05; done`, want: `hello\n`},

@@ -205,6 +205,20 @@ func accepts(w *world) {
 		unix.Close(c)
 	}
 
+	inOrder := true
+	for i := range 40 {
+		w.ask(fmt.Sprintf("dial4 7120 say %d", i))
+		if i%8 == 7 {
+			for j := i - 7; j <= i; j++ {
+				c, _, err := unix.Accept(l)
+				check(err)
+				inOrder = read(c, 10) == fmt.Sprintf("%q", fmt.Sprint(j)) && inOrder
+				unix.Close(c)
+			}
+		}
+	}
+	w.say("in order", inOrder)
+
 	// Options that a connection has from its listener.
 	check(setInt(l, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
 	check(setInt(l, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1))

@@ -75,7 +75,7 @@ func errName(err error) string {
 }
 
 // ask has the peer do something: "dial4 PORT MODE" connects to us and acts as MODE
-// says, "ended" says how the connection to portWitness has ended, "go" lets portIdle
+// says ("say TEXT" sends that), "ended" says how the connection to portWitness has ended, "go" lets portIdle
 // read.
 func (w *world) ask(what string) string {
 	if w.cmd < 0 {
