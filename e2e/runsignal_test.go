@@ -65,7 +65,7 @@ const onTerminal = `
 import os, pty, re, select, sys, time
 pid, fd = pty.fork()
 if pid == 0:
-    os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+    os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
 seen = b""
 def until(what):
     global seen
