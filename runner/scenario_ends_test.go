@@ -406,6 +406,8 @@ func scenarioStorm(s *script) {
 		unix.Close(l)
 		c := s.socket(unix.AF_INET, unix.SOCK_STREAM)
 		note("connect", unix.Connect(c, address(s.args[0])))
+		_, err := unix.Getpeername(c)
+		note("getpeername", err)
 		unix.Close(c)
 	}
 	u := s.socket(unix.AF_INET, unix.SOCK_DGRAM)

@@ -22,7 +22,8 @@ const watchTime = 50 * time.Millisecond
 // A dialing is a connect under way.
 type dialing struct {
 	cancel context.CancelFunc
-	// waiting are the calls that block until it is over. The socket's mu guards it.
+	// waiting are the calls that block until it is over. The socket's mu guards it. An answer that
+	// reaches none of them is not kept: the next connect finds out what became of this one.
 	waiting []*call
 	// stuffed is how many bytes fill the unix socket's buffer, so that it polls as one that is not
 	// connected yet; 0 for a connect that blocks.
@@ -169,7 +170,7 @@ func (t *tcp) wait(c *call, errno syscall.Errno) {
 		for i, other := range d.waiting {
 			if other == w {
 				d.waiting = append(d.waiting[:i], d.waiting[i+1:]...)
-				w.send(fail(errno))
+				w.offer(fail(errno))
 				return
 			}
 		}
@@ -239,7 +240,7 @@ func (t *tcp) failed(d *dialing, errno syscall.Errno) {
 		t.far = -1
 	}
 	for _, w := range d.waiting {
-		if w.send(fail(errno)) {
+		if w.offer(fail(errno)) {
 			t.err, t.told = 0, true
 		}
 	}
@@ -282,7 +283,7 @@ func (t *tcp) connected(d *dialing, rep control.Reply, session *control.Session)
 		unix.Close(far)
 	}
 	for _, w := range d.waiting {
-		if w.send(ret(0)) {
+		if w.offer(ret(0)) {
 			t.told = true
 			t.did, t.didAt = w.key(), time.Now()
 		}
