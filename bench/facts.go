@@ -30,7 +30,7 @@ func head(root string, took time.Duration) string {
 // remarks say how to read the table.
 func remarks() []string {
 	var all []string
-	for _, s := range []string{vethOn, vethOff, native, daemon, underRun, water, pasta, slirp, naiveTap, kernelReno, kernelCubic} {
+	for _, s := range []string{vethOn, vethOff, native, daemon, underRun, water, pasta, slirp, naiveTap, kernelReno, kernelCubic, nativeCeiling} {
 		all = append(all, fmt.Sprintf("%s: %s.", s, about[s]))
 	}
 	return append(all,

@@ -64,7 +64,8 @@ func impairedRows(s scale) []row {
 
 func wideRow(s scale, id string, from bool) row {
 	p := path{rate: 1000, rtt: 40 * time.Millisecond}
-	r := impairedRow(id, p, from, 4*s.time, kernelReno, []string{kernelReno, kernelCubic, native})
+	r := impairedRow(id, p, from, 4*s.time, kernelReno, []string{kernelReno, kernelCubic, native, nativeCeiling})
+	r.metrics[0].Goals = append(r.metrics[0].Goals, report.Goal{Subject: nativeCeiling, Against: kernelReno, Limit: 0.9})
 	r.rounds = min(s.rounds, 3)
 	return r
 }

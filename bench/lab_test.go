@@ -98,7 +98,7 @@ func TestSubjects(t *testing.T) {
 func TestImpairedLinks(t *testing.T) {
 	l := testLab(t)
 	p := path{rate: 1000, rtt: 2 * time.Millisecond, loss: 1}
-	for _, subject := range []string{kernelCubic, native, nativeRACK, nativeCubicRACK} {
+	for _, subject := range []string{kernelCubic, native, nativeRACK, nativeCubicRACK, nativeCeiling} {
 		in, err := l.make(t.Context(), subject, false, p.options())
 		if err != nil {
 			t.Fatal(err)

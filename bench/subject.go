@@ -36,6 +36,7 @@ const (
 	nativeRTO       = "ustack-rto200"
 	nativeCubic     = "ustack-cubic"
 	nativeCubicRACK = "ustack-cubic-rack"
+	nativeCeiling   = "ustack-64m"
 )
 
 // settings are those of package stack for its subjects, as openNetwork takes them.
@@ -45,6 +46,7 @@ var settings = map[string]string{
 	nativeRTO:       "/rto=200ms",
 	nativeCubic:     "/cubic",
 	nativeCubicRACK: "/cubic/rack/rto=200ms",
+	nativeCeiling:   "/memory=67108864",
 }
 
 // about says what a subject is.
@@ -63,6 +65,7 @@ var about = map[string]string{
 	nativeRTO:   "ustack with a retransmission timeout of at least 200 ms",
 	nativeCubic: "ustack with --congestion-control cubic",
 
+	nativeCeiling:   "ustack with `--memory 64M`, a ceiling over the buffers of all sockets",
 	nativeCubicRACK: "both of ustack-rack's, and cubic",
 
 	naiveTap: "netstack with gVisor's fdbased endpoint and gonet on a plain TAP, all defaults",
@@ -145,7 +148,7 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool, path string
 		err = in.overVeth(ctx, k, subject == vethOff, serveCPU)
 	case kernelReno, kernelCubic:
 		err = in.overBridge(ctx, k, "tap:"+tapName+path)
-	case native, nativeRACK, nativeRTO, nativeCubic, nativeCubicRACK:
+	case native, nativeRACK, nativeRTO, nativeCubic, nativeCubicRACK, nativeCeiling:
 		err = in.overTap(ctx, k, "ustack"+settings[subject]+":tap:"+tapName+path, serveCPU)
 	case water:
 		err = in.overTap(ctx, k, "ustack:tap:"+tapName+",driver=water"+path, serveCPU)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,6 +31,11 @@ func newInProcess(link string, settings []string) (network, error) {
 		case strings.HasPrefix(set, "rto="):
 			var err error
 			if cfg.MinRTO, err = time.ParseDuration(set[len("rto="):]); err != nil {
+				return nil, fmt.Errorf("setting %q: %w", set, err)
+			}
+		case strings.HasPrefix(set, "memory="):
+			var err error
+			if cfg.Memory, err = strconv.ParseInt(set[len("memory="):], 10, 64); err != nil {
 				return nil, fmt.Errorf("setting %q: %w", set, err)
 			}
 		default:
