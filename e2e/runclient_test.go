@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +54,7 @@ var clients = []script{
 	{name: "curl -T", run: `curl -sS -f -T DIR/www/some http://HOST4/up/curl && cmp DIR/www/some DIR/www/up/curl`},
 	{name: "curl refused", run: `curl -sS http://HOST4:9/`, code: 7, stderr: `Couldn't connect to server|Connection refused`},
 	{name: "curl to nobody", run: `curl -sS --connect-timeout 10 http://GHOST/`, code: 7, stderr: `No route to host|Couldn't connect`},
-	{name: "curl --connect-timeout", run: `curl -sS --connect-timeout 0.3 http://BLACKHOLE/`, code: 28, stderr: `Timeout was reached|timed out`},
+	{name: "curl --connect-timeout", run: `curl -sS --connect-timeout 0.3 http://BLACKHOLE/`, code: 28, stderr: `[Tt]imeout|timed out`},
 	{name: "curl unknown name", run: `curl -sS http://nobody.example/`, code: 6, stderr: `Could not resolve`},
 	{name: "curl from a port", run: `curl -sS --local-port 40123 -w '%{local_port}\n' http://HOST4/`, want: page + `40123\n`},
 	{name: "curl from an address", run: `curl -sS --interface STACK4 http://HOST4/`, want: page},
@@ -104,10 +103,6 @@ var clients = []script{
 	{name: "a subshell in the background", run: `(curl -sS http://HOST4/n/1; echo done) & wait; curl -sS http://HOST4/n/2`, want: `/n/1\ndone\n/n/2\n`},
 }
 
-// needsNames are those that ask the stack's DNS servers by /etc/resolv.conf, which on the
-// stack is not theirs yet.
-var needsNames = regexp.MustCompile(`\bNAME/|NAME"|dig \+short NAME|-c 1 NAME`)
-
 // Programs that know nothing of the stack, as clients of kernel servers.
 func TestRunClients(t *testing.T) {
 	t.Parallel()
@@ -117,9 +112,6 @@ func TestRunClients(t *testing.T) {
 		git -c user.name=a -c user.email=a@example.org commit -q -m one && git clone -q --bare . ../www/repo.git && cd ../www/repo.git && git update-server-info`)
 	replace := s.replacer(t)
 	for _, c := range clients {
-		if s.d != nil && needsNames.MatchString(c.run) {
-			continue
-		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			c.want = replace.Replace(c.want)
@@ -243,9 +235,6 @@ subprocess.run(["cat"], stdin=s)`, want: `from the parent\n`},
 import socket
 print(sorted({a[4][0] for a in socket.getaddrinfo("NAME", 80)}), socket.gethostbyname("localhost"))`, want: `\['10\.0\.0\.5', 'fd00:a::5'\] 127\.0\.0\.1\n`},
 	} {
-		if s.d != nil && needsNames.MatchString(c.run) {
-			continue
-		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := s.run(t, "python3", "-c", replace.Replace(c.run))
