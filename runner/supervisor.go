@@ -33,6 +33,8 @@ type supervisor struct {
 	held     heldCalls
 	restarts restarts
 	voices   voices
+	watch4   watch
+	watch6   watch
 	sweeps   chan struct{}
 	sweeping sync.Mutex // held by a sweep
 

@@ -90,7 +90,12 @@ func (u *udp) follow(rep control.Reply) {
 		sup.wg.Add(1)
 		go func() {
 			defer sup.wg.Done()
-			u.fail(errnoOf(err))
+			u.mu.Lock()
+			watches := u.watches()
+			u.mu.Unlock()
+			if !watches { // else it comes with more about it
+				u.fail(errnoOf(err))
+			}
 		}()
 	})
 	sup.wg.Add(1)
