@@ -222,6 +222,18 @@ s.connect(("HOST4", 9)); s.send(b"x")
 try: s.recv(1)
 except ConnectionError: print("refused")`,
 			want: `b'hello' \('10.0.0.5', 7\)\nb'six' \('fd00:a::5', 7, 0, 0\)\nrefused\n`},
+		{name: "IP_RECVERR", run: `
+import socket, select, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, 11, 1); s.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 5)
+s.sendto(b"probe", ("HOST4", 33434))
+p = select.poll(); p.register(s, select.POLLIN); print(p.poll(5000)[0][1] == select.POLLERR)
+d, c, f, a = s.recvmsg(100, 500, socket.MSG_ERRQUEUE)
+for l, t, x in c:
+    if (l, t) == (0, 11): print(struct.unpack("=IBBB", x[:7]), socket.inet_ntoa(x[20:24]), a, d, f == socket.MSG_ERRQUEUE)
+try: s.recvmsg(100, 500, socket.MSG_ERRQUEUE)
+except BlockingIOError: print("no more")`,
+			want: `True\n\(111, 2, 3, 3\) 10\.0\.0\.5 \('10\.0\.0\.5', 33434\) b'probe' True\nno more\n`},
 		{name: "makefile and TLS", run: `
 import ssl, socket
 c = ssl._create_unverified_context()

@@ -24,8 +24,8 @@ func (a *app) runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [flags] [--] PROGRAM [ARG...]",
 		Short: "run a program on the stack",
-		Long: `Runs a program, unmodified, on the stack of the daemon: its TCP connections and listening
-sockets are the stack's, IPv4 and IPv6. 127.0.0.1 is the stack's own loopback, which
+		Long: `Runs a program, unmodified, on the stack of the daemon: its TCP, UDP and
+ping sockets are the stack's, IPv4 and IPv6. 127.0.0.1 is the stack's own loopback, which
 all programs of a daemon share.
 
 The exit code is the program's; 127 if it was not found, 126 if it could not be
