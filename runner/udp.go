@@ -62,12 +62,7 @@ func (u *udp) open(c *call, local netip.AddrPort) syscall.Errno {
 	}
 	u.mu.Lock()
 	u.session, u.flow, u.pipe = session, rep.Flow, p
-	u.local = parseWire(rep.Local)
-	if local.Addr().Unmap().IsUnspecified() {
-		u.local = netip.AddrPortFrom(local.Addr(), u.local.Port())
-	} else {
-		u.local = netip.AddrPortFrom(local.Addr(), u.local.Port())
-	}
+	u.local = netip.AddrPortFrom(local.Addr(), parseWire(rep.Local).Port())
 	u.mu.Unlock()
 	u.follow(rep)
 	u.start(p)
