@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ustack/ustack/control"
+	"github.com/ustack/ustack/runner/launcher"
 )
 
 // The supervisor lives in the namespaces of the program: a network namespace in which there
@@ -79,23 +80,23 @@ type environment struct {
 }
 
 // prepare makes the program's environment.
-func prepare(cfg stageConfig) (*environment, error) {
+func prepare(cfg stageConfig, order launcher.Order) (*environment, error) {
 	// `ustack ss` shows it as the owner of the program's sockets.
-	_ = os.WriteFile("/proc/self/comm", []byte("run:"+filepath.Base(cfg.path())), 0)
+	_ = os.WriteFile("/proc/self/comm", []byte("run:"+filepath.Base(order.Path)), 0)
 	e := &environment{}
 	if cfg.Mount {
-		e.names = &names{avoid: []string{cfg.path(), string(cfg.Dir), string(cfg.Socket)}}
+		e.names = &names{avoid: []string{order.Path, string(cfg.Socket)}}
 	}
 	if cfg.Net {
 		var err error
 		if e.image, err = newImage(); err != nil {
-			return nil, namespaceError(cfg, err)
+			return nil, namespaceError(order, err)
 		}
 	}
 	if cfg.State == nil {
 		return e, nil
 	}
-	return e, namespaceError(cfg, e.update(*cfg.State))
+	return e, namespaceError(order, e.update(*cfg.State))
 }
 
 // update makes the environment what the stack is now.
@@ -111,12 +112,12 @@ func (e *environment) update(st control.Status) error {
 
 // namespaceError turns what is forbidden in a namespace of an ordinary user into the error
 // of who may not have one.
-func namespaceError(cfg stageConfig, err error) error {
-	if errno, ok := plainErrno(err).(syscall.Errno); ok && cfg.Drop && (errno == unix.EPERM || errno == unix.EACCES) {
-		return &LaunchError{Step: "namespaces", Path: cfg.path(), Err: errno}
+func namespaceError(order launcher.Order, err error) error {
+	if errno, ok := plainErrno(err).(syscall.Errno); ok && order.Drop && (errno == unix.EPERM || errno == unix.EACCES) {
+		return &LaunchError{Step: "namespaces", Path: order.Path, Err: errno}
 	}
 	if err != nil {
-		return fmt.Errorf("environment of %s: %w", cfg.path(), err)
+		return fmt.Errorf("environment of %s: %w", order.Path, err)
 	}
 	return nil
 }

@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ustack/ustack/control"
+	"github.com/ustack/ustack/runner/launcher"
 )
 
 // Run runs a program on the stack and waits for it to end. Signals that reach this process
@@ -41,43 +42,14 @@ type front struct {
 	conn *os.File
 }
 
-// A stageConfig is what the front tells the supervisor. Paths and the like are bytes: JSON has
-// no other text than UTF-8.
+// A stageConfig is what the front tells the supervisor, beside the launcher's order.
 type stageConfig struct {
-	Socket  []byte
-	Path    []byte
-	Args    [][]byte
-	Env     [][]byte
-	Dir     []byte
+	Socket  []byte // JSON has no other text than UTF-8
 	Verbose bool
-	// Group is the process group of the program.
-	Group int
-	// Ignore are the signals that the program ignores, signal n as bit n-1.
-	Ignore uint64
 	// Net and Mount say which namespaces the supervisor was started in.
 	Net, Mount bool
-	// Drop says that it has capabilities that the program is not to have.
-	Drop bool
-	// State is what the program's namespaces are to look like.
+	// State is what they are to look like.
 	State *control.Status `json:",omitempty"`
-}
-
-func (c *stageConfig) path() string { return string(c.Path) }
-
-func texts(b [][]byte) []string {
-	s := make([]string, len(b))
-	for i := range b {
-		s[i] = string(b[i])
-	}
-	return s
-}
-
-func bytesOf(s []string) [][]byte {
-	b := make([][]byte, len(s))
-	for i := range s {
-		b[i] = []byte(s[i])
-	}
-	return b
 }
 
 // A stageReport is what the supervisor tells the front: that the program runs, that it was
@@ -94,7 +66,7 @@ type stageReport struct {
 
 func startSupervisor(ctx context.Context, cfg Config) (*front, error) {
 	around := surroundingsOf(cfg)
-	st, err := stateFor(ctx, cfg, around)
+	socket, err := filepath.Abs(cfg.Socket)
 	if err != nil {
 		return nil, err
 	}
@@ -102,46 +74,67 @@ func startSupervisor(ctx context.Context, cfg Config) (*front, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
-	own, end := os.NewFile(uintptr(fds[0]), "supervisor"), fds[1]
-	defer unix.Close(end)
-	std := func(f *os.File, own uintptr) uintptr {
-		if f == nil {
-			return own
-		}
-		return f.Fd()
+	f := &front{cfg: cfg, conn: os.NewFile(uintptr(fds[0]), "supervisor")}
+	// The supervisor starts while the daemon answers.
+	type state struct {
+		*control.Status
+		err error
 	}
-	_, free := passed()
-	_, err = syscall.ForkExec("/proc/self/exe", []string{supervisorName, strconv.Itoa(free)}, &syscall.ProcAttr{
-		Env:   os.Environ(),
-		Files: childFiles(std(cfg.Stdin, 0), std(cfg.Stdout, 1), std(cfg.Stderr, 2), free, end),
-		Sys:   around.supervisorAttr(),
-	})
+	asked := make(chan state, 1)
+	go func() {
+		st, err := stateFor(ctx, cfg, around)
+		asked <- state{st, err}
+	}()
+	err = f.startSupervisor(around, fds[1])
+	unix.Close(fds[1])
+	st := <-asked
+	if st.err != nil { // more to the point than any other
+		err = st.err
+	}
+	var b []byte
+	if err == nil {
+		b, err = json.Marshal(stageConfig{
+			Socket: []byte(socket), Verbose: cfg.Verbose, Net: around.net, Mount: around.mount, State: st.Status,
+		})
+	}
+	if err == nil {
+		_, err = f.conn.Write(append(b, '\n'))
+	}
 	if err != nil {
-		own.Close()
-		step := "start"
-		if around.net || around.mount {
-			step = "namespaces"
-		}
-		return nil, &LaunchError{Step: step, Path: cfg.Path, Err: plainErrno(err)}
+		f.conn.Close() // which ends the supervisor
+		return nil, err
 	}
-	f := &front{cfg: cfg, conn: own}
-	env := cfg.Env
+	return f, nil
+}
+
+// startSupervisor starts it with what the program is to inherit. end is its end of the socket.
+func (f *front) startSupervisor(around surroundings, end int) error {
+	_, free := launcher.Passed()
+	std := [3]uintptr{0, 1, 2}
+	for i, file := range []*os.File{f.cfg.Stdin, f.cfg.Stdout, f.cfg.Stderr} {
+		if file != nil {
+			std[i] = file.Fd()
+		}
+	}
+	env := f.cfg.Env
 	if env == nil {
 		env = os.Environ()
 	}
-	b, err := json.Marshal(stageConfig{
-		Socket: []byte(cfg.Socket), Path: []byte(cfg.Path), Args: bytesOf(cfg.Args), Env: bytesOf(env), Dir: []byte(cfg.Dir),
-		Verbose: cfg.Verbose, Group: unix.Getpgrp(), Ignore: ignoredSignals(),
-		Net: around.net, Mount: around.mount, Drop: around.user && os.Geteuid() != 0, State: st,
+	order := launcher.Order{
+		FD: free, Group: unix.Getpgrp(), Ignore: ignoredSignals(), Drop: around.user && os.Geteuid() != 0,
+		Path: f.cfg.Path, Args: f.cfg.Args,
+	}
+	_, err := syscall.ForkExec("/proc/self/exe", order.Argv(), &syscall.ProcAttr{
+		Dir: f.cfg.Dir, Env: env, Files: launcher.Files(std, free, end), Sys: around.supervisorAttr(),
 	})
 	if err == nil {
-		_, err = own.Write(append(b, '\n'))
+		return nil
 	}
-	if err != nil {
-		own.Close()
-		return nil, &LaunchError{Step: "start", Path: cfg.Path, Err: err}
+	step := "start"
+	if around.net || around.mount {
+		step = "namespaces"
 	}
-	return f, nil
+	return &LaunchError{Step: step, Path: f.cfg.Path, Err: plainErrno(err)}
 }
 
 // stateFor asks the daemon what the program's namespaces are to look like, and warns of what

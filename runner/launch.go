@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -18,34 +17,16 @@ type launched struct {
 	conn *os.File
 }
 
-// startLauncher starts the launcher. The program gets the supervisor's standard streams
-// and what else was passed to it.
-func (sup *supervisor) startLauncher() (*launched, error) {
-	fail := func(err error) (*launched, error) {
-		return nil, &LaunchError{Step: "start", Path: sup.cfg.path(), Err: plainErrno(err)}
+// orderLauncher tells the launcher the filter.
+func (sup *supervisor) orderLauncher() (*launched, error) {
+	child := sup.child
+	if child.Err != nil {
+		return nil, &LaunchError{Step: "start", Path: child.Order.Path, Err: plainErrno(child.Err)}
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fail(err)
-	}
-	own, end := os.NewFile(uintptr(fds[0]), "launcher"), fds[1]
-	defer unix.Close(end)
-	order := launcher.Order{
-		FD: sup.stageFD, Ignore: sup.cfg.Ignore, Drop: sup.cfg.Drop, Path: sup.cfg.path(), Args: texts(sup.cfg.Args),
-	}
-	pid, err := syscall.ForkExec("/proc/self/exe", order.Argv(), &syscall.ProcAttr{
-		Dir: string(sup.cfg.Dir), Env: texts(sup.cfg.Env),
-		Files: childFiles(0, 1, 2, sup.stageFD, end),
-		Sys:   &syscall.SysProcAttr{Setpgid: true, Pgid: sup.cfg.Group},
-	})
-	if err != nil {
-		own.Close()
-		return fail(err)
-	}
-	l := &launched{pid: pid, path: sup.cfg.path(), conn: own}
-	if _, err := own.Write(launcher.AppendFilter(nil, sup.arch.filter())); err != nil {
+	l := &launched{pid: child.PID, path: child.Order.Path, conn: os.NewFile(uintptr(child.FD), "launcher")}
+	if _, err := l.conn.Write(launcher.AppendFilter(nil, sup.arch.filter())); err != nil {
 		l.discard()
-		return fail(err)
+		return nil, &LaunchError{Step: "start", Path: l.path, Err: plainErrno(err)}
 	}
 	return l, nil
 }

@@ -8,18 +8,19 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/runner/launcher"
 )
 
 // A supervisor answers the calls of one program and all that it starts.
 type supervisor struct {
 	cfg      stageConfig
+	child    launcher.Child
 	front    *os.File
-	stageFD  int // the number that the front gave the descriptor of front
 	env      *environment
 	arch     *arch
 	names    map[int32]sysno
@@ -43,23 +44,18 @@ type supervisor struct {
 	wg     sync.WaitGroup
 }
 
-// supervisorMain is the life of the supervisor. stage is the number of its descriptor.
-func supervisorMain(stage string) int {
-	stageFD, err := strconv.Atoi(stage)
-	if err != nil {
-		return 1
-	}
-	unix.CloseOnExec(stageFD)
+// supervisorMain is the life of the supervisor.
+func supervisorMain(child launcher.Child) int {
 	// It ends after the program, whatever is sent to all processes of a service. Signals that are
 	// ignored would be so in the program.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	sup := &supervisor{front: os.NewFile(uintptr(stageFD), "front"), stageFD: stageFD, arch: nativeArch(runtime.GOARCH)}
+	sup := &supervisor{child: child, front: os.NewFile(uintptr(child.Order.FD), "front"), arch: nativeArch(runtime.GOARCH)}
 	line, err := bufio.NewReader(sup.front).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &sup.cfg)
 	}
 	if err == nil {
-		sup.env, err = prepare(sup.cfg)
+		sup.env, err = prepare(sup.cfg, child.Order)
 	}
 	if err == nil {
 		err = sup.run()
@@ -110,11 +106,7 @@ func (sup *supervisor) run() (err error) {
 	sup.daemon = newDaemon(string(sup.cfg.Socket))
 	connected := make(chan error, 1)
 	go func() { connected <- sup.daemon.open(sup.ctx) }()
-	inherited, _ := passed()
-	l, err := sup.startLauncher()
-	for _, fd := range inherited {
-		unix.Close(fd)
-	}
+	l, err := sup.orderLauncher()
 	if err != nil {
 		<-connected
 		return err

@@ -1,7 +1,7 @@
 // Package launcher is the last stage before a program runs on the stack: it installs the
-// filter, hands it over and becomes the program. It does so from its init function and
-// imports little: so it has done its work before most of its binary is initialised, which
-// takes longer than everything else here.
+// filter, hands it over and becomes the program. The supervisor starts it. Both happen while
+// packages are initialised, and this package imports little: it has done its work before most
+// of its binary is ready, which takes longer than everything else here.
 package launcher
 
 import (
@@ -16,20 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// name is argument 0 of the stage, so that the program's environment stays as it is.
-const name = "ustack-run-launcher"
+// Names of the stages, as which an executable starts itself again. They are argument 0, so that the
+// program's environment stays as it is.
+const (
+	Supervisor = "ustack-run-supervisor"
+	launcher   = "ustack-run-launcher"
+)
 
-func init() {
-	if len(os.Args) > 0 && os.Args[0] == name {
-		runtime.LockOSThread()
-		os.Exit(launch(os.Args[1:]))
-	}
-}
-
-// An Order says what a launcher is to do.
+// An Order says what a supervisor's process is to launch.
 type Order struct {
-	// FD is the descriptor of the launcher's end of the socket to its supervisor.
+	// FD is the descriptor of the process's end of the socket to the one that started it, in the
+	// supervisor as in the launcher. No other that they inherit has this number.
 	FD int
+	// Group is the process group of the program.
+	Group int
 	// Ignore are the signals that the program ignores, signal n as bit n-1.
 	Ignore uint64
 	// Drop gives up all capabilities before the program begins.
@@ -39,11 +39,117 @@ type Order struct {
 	Args []string
 }
 
-// Argv is the argument list to execute this process's own executable with.
-func (o Order) Argv() []string {
+// Argv is the argument list with which an executable becomes the supervisor.
+func (o Order) Argv() []string { return o.argv(Supervisor) }
+
+const fixedArgs = 6 // before Args
+
+func (o Order) argv(stage string) []string {
 	return append([]string{
-		name, strconv.Itoa(o.FD), strconv.FormatUint(o.Ignore, 16), strconv.FormatBool(o.Drop), o.Path,
+		stage, strconv.Itoa(o.FD), strconv.Itoa(o.Group), strconv.FormatUint(o.Ignore, 16), strconv.FormatBool(o.Drop), o.Path,
 	}, o.Args...)
+}
+
+func parseOrder(argv []string) (o Order, err error) {
+	if len(argv) < fixedArgs {
+		return o, syscall.EINVAL
+	}
+	var errs [4]error
+	o.FD, errs[0] = strconv.Atoi(argv[1])
+	o.Group, errs[1] = strconv.Atoi(argv[2])
+	o.Ignore, errs[2] = strconv.ParseUint(argv[3], 16, 64)
+	o.Drop, errs[3] = strconv.ParseBool(argv[4])
+	o.Path, o.Args = argv[5], argv[fixedArgs:]
+	return o, errors.Join(errs[:]...)
+}
+
+// A Child is the launcher that a supervisor's process has started.
+type Child struct {
+	Order Order
+	PID   int
+	// FD is the supervisor's end of the socket to it.
+	FD int
+	// Err is why it was not started.
+	Err error
+}
+
+// theChild is zero in processes that are no supervisor.
+var theChild = begin()
+
+// Started returns the launcher of this process. ok is false if this process is no supervisor.
+func Started() (c Child, ok bool) { return theChild, theChild.PID != 0 || theChild.Err != nil }
+
+// begin is the life of a launcher, and the first thing that a supervisor does.
+func begin() (c Child) {
+	if len(os.Args) == 0 || os.Args[0] != Supervisor && os.Args[0] != launcher {
+		return c
+	}
+	c.Order, c.Err = parseOrder(os.Args)
+	if os.Args[0] == launcher {
+		runtime.LockOSThread()
+		if c.Err != nil {
+			os.Exit(cannotRun)
+		}
+		os.Exit(launch(c.Order))
+	}
+	if c.Err == nil {
+		c.PID, c.FD, c.Err = start(c.Order)
+	}
+	return c
+}
+
+// start starts the launcher. It gets the standard streams and all else that was passed to this
+// process, which keeps the streams only.
+func start(o Order) (pid, fd int, err error) {
+	unix.CloseOnExec(o.FD)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, -1, err
+	}
+	passed, _ := Passed()
+	pid, err = syscall.ForkExec("/proc/self/exe", o.argv(launcher), &syscall.ProcAttr{
+		Env: os.Environ(), Files: Files([3]uintptr{0, 1, 2}, o.FD, fds[1]),
+		Sys: &syscall.SysProcAttr{Setpgid: true, Pgid: o.Group},
+	})
+	unix.Close(fds[1])
+	for _, fd := range passed {
+		unix.Close(fd)
+	}
+	return pid, fds[0], err
+}
+
+// Passed returns the descriptors above 2 that this process would leave to a program it
+// executes, and the lowest number that none of them has.
+func Passed() (fds []int, free int) {
+	free = 3
+	for inherits(free) {
+		free++
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, free
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 && inherits(fd) {
+			fds = append(fds, fd)
+		}
+	}
+	return fds, free
+}
+
+func inherits(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil && flags&unix.FD_CLOEXEC == 0
+}
+
+// Files is the table of descriptors for a child: standard streams, what is passed on, and the
+// child's end of a socket at free.
+func Files(std [3]uintptr, free, end int) []uintptr {
+	files := std[:]
+	for fd := 3; fd < free; fd++ {
+		files = append(files, uintptr(fd))
+	}
+	return append(files, uintptr(end))
 }
 
 // A Step is something a launcher reports.
@@ -89,18 +195,13 @@ func AppendFilter(b []byte, prog []unix.SockFilter) []byte {
 	return b
 }
 
+// cannotRun is the exit code of a launcher that did not become the program.
+const cannotRun = 126
+
 // launch returns only when something did not work.
-func launch(args []string) int {
-	const cannotRun = 126
-	if len(args) < 5 {
-		return cannotRun
-	}
-	fd, err := strconv.Atoi(args[0])
-	if err != nil {
-		return cannotRun
-	}
+func launch(o Order) int {
+	fd := o.FD
 	unix.CloseOnExec(fd)
-	ignore, _ := strconv.ParseUint(args[1], 16, 64)
 	fail := func(step Step, err error) int {
 		var errno syscall.Errno
 		errors.As(err, &errno)
@@ -120,18 +221,18 @@ func launch(args []string) int {
 	if readFull(fd, ack[:]) != nil {
 		return cannotRun // the supervisor is gone
 	}
-	if args[2] == "true" {
+	if o.Drop {
 		if err := dropCapabilities(); err != nil {
 			return fail(Exec, err)
 		}
 	}
 	for n := 1; n <= 64; n++ {
-		if ignore&(1<<(n-1)) != 0 {
+		if o.Ignore&(1<<(n-1)) != 0 {
 			action := [4]uint64{1} // SIG_IGN
 			_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 		}
 	}
-	return fail(Exec, syscall.Exec(args[3], args[4:], os.Environ()))
+	return fail(Exec, syscall.Exec(o.Path, o.Args, os.Environ()))
 }
 
 // report uses write(2), which the filter lets pass.
