@@ -160,10 +160,10 @@ func stateFor(ctx context.Context, cfg Config, around surroundings) (*control.St
 // with their origin.
 func (f *front) wait(ctx context.Context) (status Status, err error) {
 	signals := make(chan received, 64)
+	defer notifySignals(signals)()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if unix.Gettid() != os.Getpid() {
-		defer notifySignals(signals)()
 		return f.follow(ctx, signals)
 	}
 	done := make(chan struct{})

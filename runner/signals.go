@@ -43,6 +43,12 @@ func passedOn() (set unix.Sigset_t) {
 	return set
 }
 
+func hasBit(set *unix.Sigset_t, s syscall.Signal) bool {
+	with := *set
+	setBit(&with, s, true)
+	return with == *set
+}
+
 func setBit(set *unix.Sigset_t, s syscall.Signal, on bool) {
 	const bits = 8 * uint(unsafe.Sizeof(set.Val[0]))
 	n := uint(s) - 1
@@ -54,12 +60,13 @@ func setBit(set *unix.Sigset_t, s syscall.Signal, on bool) {
 
 // receiveSignals takes the process's signals on its first thread until done is closed and the
 // thread is woken. The kernel prefers that thread for signals of the process as long as it
-// waits for them; in between others of Go's threads may take one, which then is lost: so it
-// is short.
+// waits for them; in between, others of Go's threads take them, for notifySignals.
 func receiveSignals(done <-chan struct{}, out chan<- received) {
 	set := passedOn()
+	blocked := set
+	setBit(&blocked, unix.SIGURG, true) // of Go's runtime; it would interrupt the waiting
 	var old unix.Sigset_t
-	if unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old) != nil {
+	if unix.PthreadSigmask(unix.SIG_BLOCK, &blocked, &old) != nil {
 		return
 	}
 	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
@@ -88,18 +95,29 @@ func receiveSignals(done <-chan struct{}, out chan<- received) {
 // wakeFirstThread makes receiveSignals look at its done.
 func wakeFirstThread() { _ = unix.Tgkill(os.Getpid(), os.Getpid(), wakeSignal) }
 
-// notifySignals is receiveSignals for other threads than the first. Origins are not known
-// here: what a terminal can send it takes to come from there if it can.
+// notifySignals is receiveSignals for all threads. Origins are not known here: what a terminal can
+// send it takes to come from there if it can.
 func notifySignals(out chan<- received) (stop func()) {
 	in := make(chan os.Signal, 16)
-	signal.Notify(in, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGINT, unix.SIGQUIT)
+	set := passedOn()
+	var all []os.Signal
+	for s := syscall.Signal(1); s < wakeSignal; s++ {
+		if hasBit(&set, s) && !signal.Ignored(s) {
+			all = append(all, s)
+		}
+	}
+	signal.Notify(in, all...)
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
 			select {
 			case s := <-in:
-				out <- received{s.(syscall.Signal), (s == unix.SIGINT || s == unix.SIGQUIT) && inForeground()}
+				select {
+				case out <- received{s.(syscall.Signal), (s == unix.SIGINT || s == unix.SIGQUIT) && inForeground()}:
+				case <-done:
+					return
+				}
 			case <-done:
 				return
 			}
