@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -127,7 +128,8 @@ func (sup *supervisor) run() (err error) {
 	defer unix.Close(pidfd)
 	go sup.watchFront(pidfd)
 	sup.report(stageReport{PID: l.pid})
-	sup.wg.Add(3)
+	sup.wg.Add(4)
+	go sup.refresh()
 	go sup.reap(l.pid)
 	go l.watchExec(sup)
 	go sup.sweeper()
@@ -204,6 +206,30 @@ func (sup *supervisor) reap(pid int) {
 			if !sup.cfg.Verbose {
 				discardStream(2)
 			}
+		}
+	}
+}
+
+// refreshEvery is how often the program's environment is held to the stack's state.
+const refreshEvery = 5 * time.Second
+
+// refresh follows the stack's addresses and DNS servers, which DHCP and router advertisements
+// change, until the last process has ended. What cannot be changed stays as it was.
+func (sup *supervisor) refresh() {
+	defer sup.wg.Done()
+	if sup.cfg.State == nil {
+		return
+	}
+	ticker := time.NewTicker(refreshEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if st, err := sup.daemon.client.Status(sup.ctx); err == nil {
+				_ = sup.env.update(st)
+			}
+		case <-sup.ctx.Done():
+			return
 		}
 	}
 }

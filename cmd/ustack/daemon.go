@@ -40,6 +40,7 @@ type daemon struct {
 	stack   *stack.Stack
 	dhcp    *stack.DHCPClient // nil unless --dhcp
 	probes  *probes
+	usable  func() // called instead of telling the user and systemd, if not nil
 }
 
 func newDaemon(set *settings, log *slog.Logger, out io.Writer) *daemon {
@@ -211,6 +212,10 @@ func (d *daemon) serve(context.Context) error {
 
 // ready says that everything is.
 func (d *daemon) ready(context.Context) error {
+	if d.usable != nil {
+		d.usable()
+		return nil
+	}
 	line := d.readyLine()
 	if _, err := fmt.Fprintf(d.out, "ustack: %s\n", line); err != nil {
 		d.log.Warn("the ready line could not be printed", "err", err)
@@ -244,8 +249,10 @@ func (d *daemon) readyLine() string {
 
 // end releases what was opened, in reverse, within endLimit.
 func (d *daemon) end(hurry context.Context) error {
-	// What notify returns says only that there is no systemd any more.
-	sd.SdNotify(false, sd.SdNotifyStopping)
+	if d.usable == nil {
+		// What notify returns says only that there is no systemd any more.
+		sd.SdNotify(false, sd.SdNotifyStopping)
+	}
 	var errs []error
 	if d.probes != nil {
 		d.probes.stop()

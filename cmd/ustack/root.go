@@ -61,9 +61,13 @@ func run(ctx context.Context, args []string, env environ) int {
 	cmd, err := root.ExecuteContextC(ctx)
 	var code exitCode
 	var usage *usageError
+	var signaled *endedBySignal
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &signaled):
+		signaled.Raise()
+		return 128 + int(signaled.Signal())
 	case errors.As(err, &code):
 		return int(code)
 	case errors.As(err, &usage):
