@@ -15,6 +15,8 @@ type launched struct {
 	pid  int
 	path string
 	conn *os.File
+	// became is closed when it is the program, or has told why not.
+	became chan struct{}
 }
 
 // orderLauncher tells the launcher the filter.
@@ -23,7 +25,7 @@ func (sup *supervisor) orderLauncher() (*launched, error) {
 	if child.Err != nil {
 		return nil, &LaunchError{Step: "start", Path: child.Order.Path, Err: plainErrno(child.Err)}
 	}
-	l := &launched{pid: child.PID, path: child.Order.Path, conn: os.NewFile(uintptr(child.FD), "launcher")}
+	l := &launched{pid: child.PID, path: child.Order.Path, conn: os.NewFile(uintptr(child.FD), "launcher"), became: make(chan struct{})}
 	if _, err := l.conn.Write(launcher.AppendFilter(nil, sup.arch.filter())); err != nil {
 		l.discard()
 		return nil, &LaunchError{Step: "start", Path: l.path, Err: plainErrno(err)}
@@ -79,6 +81,7 @@ func (l *launched) discard() {
 func (l *launched) watchExec(sup *supervisor) {
 	defer sup.wg.Done()
 	defer l.conn.Close()
+	defer close(l.became)
 	var le *LaunchError
 	if _, err := l.next(); errors.As(err, &le) {
 		sup.reportError(le)

@@ -130,7 +130,7 @@ func (sup *supervisor) run() (err error) {
 	sup.report(stageReport{PID: l.pid})
 	sup.wg.Add(4)
 	go sup.refresh()
-	go sup.reap(l.pid)
+	go sup.reap(l)
 	go l.watchExec(sup)
 	go sup.sweeper()
 	releaseStandardStreams()
@@ -180,7 +180,7 @@ func (sup *supervisor) end() {
 }
 
 // reap waits for the program, and for orphans that became children of the supervisor.
-func (sup *supervisor) reap(pid int) {
+func (sup *supervisor) reap(l *launched) {
 	defer sup.wg.Done()
 	for {
 		var ws unix.WaitStatus
@@ -192,16 +192,17 @@ func (sup *supervisor) reap(pid int) {
 			return
 		}
 		if ws.Stopped() {
-			if p == pid {
+			if p == l.pid {
 				sup.report(stageReport{Stopped: true})
 			}
 			continue
 		}
 		sup.sweepSoon()
-		if p == pid {
+		if p == l.pid {
 			if sup.holds() { // whoever starts it again wants its ports
 				sup.sweepNow()
 			}
+			<-l.became // what the launcher told comes before its end
 			sup.report(stageReport{Ended: true, Status: uint32(ws)})
 			if !sup.cfg.Verbose {
 				discardStream(2)

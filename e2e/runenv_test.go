@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ustack/ustack/internal/netlab"
+)
+
+// What a program finds around itself under `ustack run`. The scripts run in apps, where U is
+// ustack, D a folder and HOST4, STACK4 and NAME are the map's.
+var environments = []struct{ name, script, want string }{
+	{"names", `$U run cat /etc/resolv.conf`, `^nameserver HOST4$`},
+	{"the host's file stays", `before=$(cat /etc/resolv.conf); $U run true; [ "$before" = "$(cat /etc/resolv.conf)" ] && echo same`, `same`},
+	{"AI_ADDRCONFIG", `$U run python3 -c 'import socket as s
+for f in s.AF_INET, s.AF_INET6: print(s.getaddrinfo("NAME", 80, f, s.SOCK_STREAM, 0, s.AI_ADDRCONFIG)[0][4][0])'`, `^HOST4\nHOST6\n`},
+	{"addresses", `$U run ip -br addr show dev tap0; $U run hostname -I`, `STACK4/24 .*STACK6/64.*STACK4 `},
+	{"routes", `$U run ip route get 192.0.2.1; $U run ip -6 route`, `via HOST4 dev tap0 .*default via HOST6 dev tap0`},
+	{"the kernel's way out is closed", `$U run ip -br link`, `^lo [^\n]*\n(tap0-peer@[^\n]*\n)?tap0[^\n]*\n\z`},
+	{"--share-net", `$U run --share-net readlink /proc/self/ns/net; readlink /proc/self/ns/net; $U run --share-net curl -sS http://NAME/n/1`, `^(net:\S+)\n`},
+	{"nss-resolve", `unshare -m bash -c 'echo "hosts: mymachines resolve [!UNAVAIL=return] files" >D/nsswitch; mount --bind D/nsswitch /etc/nsswitch.conf
+		$U run grep hosts: /etc/nsswitch.conf; $U run getent hosts NAME'`, `^hosts: files dns\n.*NAME`},
+	{"nscd", `unshare -m bash -c 'mount -t tmpfs none /run; mkdir /run/nscd; touch /run/nscd/socket; $U run ls /run/nscd; echo end'`, `^end`},
+	{"a dangling resolv.conf", withEtc(`ln -s ../run/nowhere/stub resolv.conf`), `^nameserver HOST4\nroot:x:0.*\ndir\n`},
+	{"no resolv.conf", withEtc(`true`), `^nameserver HOST4\nroot:x:0.*\ndir\n`},
+	{"a resolv.conf elsewhere", withEtc(`mkdir sub; echo old >sub/r; ln -s sub/r resolv.conf`), `^nameserver HOST4\nroot:x:0.*\ndir\n`},
+	{"descriptors", `ls /proc/self/fd >D/native; $U run ls /proc/self/fd | cmp - D/native && $U run cat <(echo passed)`, `^passed`},
+	{"a third one", `$U run cat /proc/self/fd/3 3<<<three; $U run bash -c 'ls -l /proc/self/fd/' 3>&- | grep -c socket: || true`, `^three\n0\n`},
+	{"limits", `ulimit -Sn 777; umask 027; cd /usr; $U run bash -c 'ulimit -Sn; umask; pwd'; [ $(nice -n 3 $U run nice) = $(nice -n 3 nice) ] && echo nice`, `^777\n0027\n/usr\nnice\n`},
+	{"ignored signals", `(trap '' HUP; $U run grep SigIgn /proc/self/status); $U run grep SigIgn /proc/self/status`, `0001\nSigIgn:\s+0000000000000000\n`},
+	{"bytes", `export V=$'\xff'; $U run bash -c 'printf "$V$1" | od -An -tx1' - $'\xfe'`, `ff fe`},
+	{"exit codes", `$U run sh -c 'exit 7'; echo $?; $U run nosuch; echo $?; $U run D; echo $?; $U run /etc/passwd; echo $?`, `^7\n127\n126\n126\n`},
+	{"not a program", `printf 'x\1' >D/text; chmod +x D/text; $U run D/text 2>&1; echo $?`, `neither a program of this machine.*\n126`},
+	{"killed", `(ulimit -c 0; $U run sh -c 'kill -SEGV $$'; echo $?; $U run sh -c 'kill -KILL $$'; echo $?; $U run sh -c 'kill -ABRT $$'; echo $?) 2>D/err; grep -c goroutine D/err`, `^139\n137\n134\n0\n`},
+	{"nested", `$U run $U run true 2>&1; echo $?`, `cannot run inside ustack run.*\n126`},
+	{"left behind", `$U run bash -c '(sleep 0.5; curl -sS http://HOST4/n/late >D/late) >/dev/null 2>&1 & echo begun'; sleep 0.1; until [ -s D/late ]; do sleep 0.05; done; cat D/late`, `^begun\n/n/late`},
+	{"front killed", `$U run sleep 7654 & p=$!; until grep -q sleep /proc/[0-9]*/comm && pgrep -fx 'sleep 7654' >D/pid; do sleep 0.05; done; kill -9 $p; while kill -0 $(cat D/pid) 2>&-; do sleep 0.02; done; echo gone`, `gone`},
+	{"no daemon", `USTACK_SOCKET=D/nosuch $U run true 2>&1; echo $?`, `ustack up; or .*--link.*\n1\n`},
+}
+
+// withEtc runs with an /etc of its own that commands fill, which misses resolv.conf.
+func withEtc(commands string) string {
+	return `unshare -m bash -c 'mkdir -p D/etc/dir; mount -t tmpfs none D/etc; cd D/etc; mkdir dir; cp /etc/passwd /etc/nsswitch.conf .; ` + commands + `
+		mount --bind D/etc /etc; cd /; $U run sh -c "cat /etc/resolv.conf; head -n 1 /etc/passwd; ls -d /etc/dir | xargs -n 1 basename"'`
+}
+
+func TestRunEnvironment(t *testing.T) {
+	t.Parallel()
+	s := newSide(t, "ustack")
+	replace := strings.NewReplacer("HOST4", host4, "HOST6", host6, "STACK4", stack4, "STACK6", stack6, "NAME", web)
+	env := append([]string{"U=" + filepath.Join(bin, "ustack")}, s.env...)
+	for _, c := range environments {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			fill := strings.NewReplacer("D/", scratch(t)+"/", "run D;", "run "+s.dir+";")
+			r := runIn(t, s.apps, env, "bash", "-c", replace.Replace(fill.Replace(c.script)))
+			if match(t, "standard output", r.stdout, replace.Replace(c.want)); t.Failed() {
+				t.Logf("exit code %d, standard error: %s", r.code, r.stderr)
+			}
+		})
+	}
+}
+
+// An ordinary user runs programs, in a user namespace of their own.
+func TestRunOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	s := newSide(t, "ustack")
+	if err := os.Chmod(s.d.sock, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	u := filepath.Join(s.dir, "ustack")
+	copyBinary(t, "ustack", u)
+	as := func(script string) result {
+		return runIn(t, s.apps, append([]string{"U=" + u, "D=" + s.dir}, s.env...),
+			"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "bash", "-c", script)
+	}
+	r := as(`$U run sh -c 'id -u; id -g; grep -E "CapEff|CapPrm" /proc/self/status; grep nameserver /etc/resolv.conf; echo x >'$D'/mine; stat -c %u '$D'/mine; curl -sS http://` + web + `/n/1'`)
+	match(t, "an ordinary user's program", r.stdout, `^65534\n65534\nCapPrm:\s+0+\nCapEff:\s+0+\nnameserver `+host4+`\n65534\n/n/1\n`)
+	if r.code != 0 {
+		t.Errorf("%v", r)
+	}
+	r = as(`$U run --share-net curl -sS http://` + host4 + `/n/2`)
+	match(t, "--share-net", r.stdout, `^/n/2\n`)
+
+	// Where user namespaces are used up, as where they are forbidden.
+	r = runIn(t, s.apps, append([]string{"U=" + u}, s.env...), "unshare", "--user", "--map-root-user", "bash", "-c",
+		`echo 0 >/proc/sys/user/max_user_namespaces; setpriv --bounding-set -sys_admin --inh-caps -sys_admin $U run true`)
+	if r.code != 126 {
+		t.Errorf("without user namespaces: %v", r)
+	}
+	match(t, "without user namespaces", r.stderr, `max_user_namespaces is 0.*--share-net.*resolv\.conf`)
+}
+
+// The daemon ends and another takes its place while a program runs.
+func TestRunDaemonGone(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	sock := filepath.Join(scratch(t), "ustack.sock")
+	args := []string{"--link", "tap:tap0", "--addr", stack4 + "/24", "--host-addr", host4 + "/24", "--dns", host4}
+	d := upAt(t, host, sock, args...)
+	cmd := d.apps.Command(filepath.Join(bin, "ustack"), "run", "python3", "-u", "-c", `
+import socket, sys
+def attempt():
+    try:
+        s = socket.create_connection(("`+host4+`", 7), 5); s.sendall(b"x"); return s.recv(1).decode()
+    except OSError as e: return type(e).__name__ + " " + str(e.errno)
+for line in sys.stdin: print(attempt())
+`)
+	cmd.Env = append(os.Environ(), "USTACK_SOCKET="+sock)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoTCP(t, listenIn(t, host, "tcp", host4+":7"))
+	p := d.apps.StartCmd(t, cmd)
+	ask := func(want string) {
+		t.Helper()
+		if _, err := in.Write([]byte("\n")); err != nil {
+			t.Fatal(err)
+		}
+		p.WaitOutput(t, want, 20*time.Second)
+	}
+	ask(`^x\n`)
+	d.terminate(t)
+	ask(`^x\nOSError 100\n`) // ENETDOWN
+	upAt(t, host, sock, args...)
+	ask(`^x\nOSError 100\nx\n`)
+	in.Close()
+	if code := p.Wait(t, 10*time.Second); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// --link gives a program a stack of its own, which leaves nothing behind.
+func TestRunOwnStack(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	env := []string{"USTACK_SOCKET=" + filepath.Join(scratch(t), "nobody")}
+	r := runIn(t, host, env, filepath.Join(bin, "ustack"), "run", "--state-dir", stateDir, "--link", "tap:tap5", "--addr", stack4+"/24",
+		"--host-addr", host4+"/24", "--dns", host4, "--", "bash", "-c", "cat /etc/resolv.conf; (exec 3<>/dev/tcp/"+host4+"/9) 2>&1; kill -USR1 $$")
+	match(t, "a program on its own stack", r.stdout, `nameserver `+host4+`\n.*Connection refused`)
+	if r.code != 128+int(syscall.SIGUSR1) {
+		t.Errorf("%v", r)
+	}
+	if host.HasLink("tap5") {
+		t.Error("the tap is left")
+	}
+}
