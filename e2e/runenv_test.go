@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -85,6 +86,14 @@ func TestRunOrdinaryUser(t *testing.T) {
 	}
 	r = as(`$U run --share-net curl -sS http://` + host4 + `/n/2`)
 	match(t, "--share-net", r.stdout, `^/n/2\n`)
+	if out, err := exec.Command("install", "-m", "4755", "/usr/bin/id", filepath.Join(s.dir, "suid")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	r = as(`$U run $D/suid -u`)
+	match(t, "a set-user-ID program", r.stdout, `^65534\n`)
+	match(t, "a set-user-ID program", r.stderr, `set-user-ID.*no_new_privs.*sudo ustack run`)
+	r = runIn(t, s.apps, s.env, u, "run", "setpriv", "--reuid", "65534", "--clear-groups", filepath.Join(s.dir, "suid"), "-u")
+	match(t, "a set-user-ID program under root", r.stdout, `^0\n`)
 
 	// Where user namespaces are used up, as where they are forbidden.
 	r = runIn(t, s.apps, append([]string{"U=" + u}, s.env...), "unshare", "--user", "--map-root-user", "bash", "-c",

@@ -34,6 +34,31 @@ func surroundingsOf(cfg Config) surroundings {
 	return surroundings{net: true, mount: true, user: true}
 }
 
+// warnOfPrivileges says that the program will not get what its file would give it: an ordinary
+// user's program is watched, which the kernel allows only where it gains nothing by an exec.
+func warnOfPrivileges(cfg Config) {
+	if hasCapabilities(unix.CAP_SYS_ADMIN) {
+		return
+	}
+	var st unix.Stat_t
+	if unix.Stat(cfg.Path, &st) != nil {
+		return // exec will say
+	}
+	switch {
+	case st.Mode&unix.S_ISUID != 0 && int(st.Uid) != os.Geteuid():
+		cfg.warn(fmt.Sprintf("%s is a set-user-ID program, and it runs as you here: an ordinary user's program gains no privileges "+
+			"on the stack (user namespace, no_new_privs): run ustack itself as root: sudo ustack run ...", cfg.Path))
+	case st.Mode&unix.S_ISGID != 0 && st.Mode&unix.S_IXGRP != 0 && int(st.Gid) != os.Getegid():
+		cfg.warn(fmt.Sprintf("%s is a set-group-ID program, and it runs without that group here: an ordinary user's program gains "+
+			"no privileges on the stack (user namespace, no_new_privs)", cfg.Path))
+	case cfg.Verbose:
+		if n, err := unix.Getxattr(cfg.Path, "security.capability", nil); err == nil && n > 0 {
+			cfg.warn(fmt.Sprintf("%s has file capabilities, and runs without them here: an ordinary user's program gains "+
+				"no privileges on the stack (user namespace, no_new_privs)", cfg.Path))
+		}
+	}
+}
+
 // supervisorCapabilities are what the supervisor needs in its user namespace: to mount, to make
 // interfaces, and to look at programs that forbid it to others of their user.
 var supervisorCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SYS_PTRACE}

@@ -66,6 +66,7 @@ type stageReport struct {
 
 func startSupervisor(ctx context.Context, cfg Config) (*front, error) {
 	around := surroundingsOf(cfg)
+	warnOfPrivileges(cfg)
 	socket, err := filepath.Abs(cfg.Socket)
 	if err != nil {
 		return nil, err
