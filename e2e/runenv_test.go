@@ -20,6 +20,11 @@ var environments = []struct{ name, script, want string }{
 	{"AI_ADDRCONFIG", `$U run python3 -c 'import socket as s
 for f in s.AF_INET, s.AF_INET6: print(s.getaddrinfo("NAME", 80, f, s.SOCK_STREAM, 0, s.AI_ADDRCONFIG)[0][4][0])'`, `^HOST4\nHOST6\n`},
 	{"addresses", `$U run ip -br addr show dev tap0; $U run hostname -I`, `STACK4/24 .*STACK6/64.*STACK4 `},
+	{"SIOCGIFADDR", `$U run python3 -c 'import socket as s, fcntl
+f = s.socket(s.AF_INET, s.SOCK_DGRAM)
+for c in 0x8915, 0x891b: print(s.inet_ntoa(fcntl.ioctl(f, c, b"tap0".ljust(40, b"\0"))[20:24]))
+try: fcntl.ioctl(f, 0x8915, b"none".ljust(40, b"\0"))
+except OSError as e: print(e.errno)'`, `^STACK4\n255\.255\.255\.0\n19\n`},
 	{"routes", `$U run ip route get 192.0.2.1; $U run ip -6 route`, `via HOST4 dev tap0 .*default via HOST6 dev tap0`},
 	{"the kernel's way out is closed", `$U run ip -br link`, `^lo [^\n]*\n(tap0-peer@[^\n]*\n)?tap0[^\n]*\n\z`},
 	{"--share-net", `$U run --share-net readlink /proc/self/ns/net; readlink /proc/self/ns/net; $U run --share-net curl -sS http://NAME/n/1`, `^(net:\S+)\n`},

@@ -33,6 +33,7 @@ const (
 	sysRecvmmsg    sysno = "recvmmsg"
 	sysSetsockopt  sysno = "setsockopt"
 	sysGetsockopt  sysno = "getsockopt"
+	sysIoctl       sysno = "ioctl"
 	sysIOUring     sysno = "io_uring_setup"
 )
 
@@ -41,13 +42,13 @@ var (
 		sysSocket: 41, sysConnect: 42, sysAccept: 43, sysSendto: 44, sysRecvfrom: 45, sysSendmsg: 46,
 		sysRecvmsg: 47, sysBind: 49, sysListen: 50, sysGetsockname: 51, sysGetpeername: 52,
 		sysSetsockopt: 54, sysGetsockopt: 55, sysAccept4: 288, sysRecvmmsg: 299, sysSendmmsg: 307,
-		sysIOUring: 425,
+		sysIoctl: 16, sysIOUring: 425,
 	}}
 	archARM64 = arch{name: "arm64", audit: 0xc00000b7, nr: map[sysno]uint32{
 		sysSocket: 198, sysBind: 200, sysListen: 201, sysAccept: 202, sysConnect: 203, sysGetsockname: 204,
 		sysGetpeername: 205, sysSendto: 206, sysRecvfrom: 207, sysSetsockopt: 208, sysGetsockopt: 209,
 		sysSendmsg: 211, sysRecvmsg: 212, sysAccept4: 242, sysRecvmmsg: 243, sysSendmmsg: 269,
-		sysIOUring: 425,
+		sysIoctl: 29, sysIOUring: 425,
 	}}
 )
 

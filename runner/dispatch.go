@@ -92,6 +92,8 @@ func (s *socket) handle(c *call) verdict {
 		return s.setsockopt(c)
 	case sysGetsockopt:
 		return s.getsockopt(c)
+	case sysIoctl:
+		return interfaceIoctl(c)
 	}
 	return native
 }

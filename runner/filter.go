@@ -79,6 +79,7 @@ func (a *arch) filter() []unix.SockFilter {
 	jump(unix.BPF_JEQ, a.nr[sysRecvfrom], "data", "")
 	jump(unix.BPF_JEQ, a.nr[sysSetsockopt], "option", "")
 	jump(unix.BPF_JEQ, a.nr[sysGetsockopt], "option", "")
+	jump(unix.BPF_JEQ, a.nr[sysIoctl], "ioctl", "")
 	jump(unix.BPF_JEQ, a.nr[sysIOUring], "nosys", "allow")
 
 	load(low(0)) // socket(domain, type, protocol)
@@ -93,6 +94,16 @@ func (a *arch) filter() []unix.SockFilter {
 	jump(unix.BPF_JEQ, 0, "", "notify")
 	load(low(3))
 	jump(unix.BPF_JSET, noticedFlags, "notify", "allow")
+
+	load(low(1)) // ioctl(fd, request, arg)
+	mark("ioctl")
+	for i, r := range interfaceRequests {
+		if i == len(interfaceRequests)-1 {
+			jump(unix.BPF_JEQ, r, "notify", "allow")
+		} else {
+			jump(unix.BPF_JEQ, r, "notify", "")
+		}
+	}
 
 	load(low(1)) // setsockopt and getsockopt(fd, level, name, value, len)
 	mark("option")

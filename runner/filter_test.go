@@ -83,6 +83,9 @@ func TestFilter(t *testing.T) {
 			{sysSetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_RCVTIMEO, ptr, 16}, retAllow},
 			{sysGetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_ERROR, ptr, ptr}, retNotify},
 			{sysGetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_PEERCRED, ptr, ptr}, retAllow},
+			{sysIoctl, []uint64{3, unix.SIOCGIFADDR, ptr}, retNotify},
+			{sysIoctl, []uint64{3, unix.SIOCGIFCONF, ptr}, retAllow},
+			{sysIoctl, []uint64{1, unix.TCGETS, ptr}, retAllow},
 			{sysIOUring, []uint64{8, ptr}, retNosys},
 		} {
 			t.Run(fmt.Sprintf("%s/%s%x", a.name, tt.nr, tt.args), func(t *testing.T) {
@@ -124,7 +127,7 @@ func TestNativeNumbers(t *testing.T) {
 		sysAccept4: unix.SYS_ACCEPT4, sysGetsockname: unix.SYS_GETSOCKNAME, sysGetpeername: unix.SYS_GETPEERNAME,
 		sysSendto: unix.SYS_SENDTO, sysRecvfrom: unix.SYS_RECVFROM, sysSendmsg: unix.SYS_SENDMSG,
 		sysRecvmsg: unix.SYS_RECVMSG, sysSendmmsg: unix.SYS_SENDMMSG, sysRecvmmsg: unix.SYS_RECVMMSG,
-		sysSetsockopt: unix.SYS_SETSOCKOPT, sysGetsockopt: unix.SYS_GETSOCKOPT, sysIOUring: unix.SYS_IO_URING_SETUP,
+		sysSetsockopt: unix.SYS_SETSOCKOPT, sysGetsockopt: unix.SYS_GETSOCKOPT, sysIoctl: unix.SYS_IOCTL, sysIOUring: unix.SYS_IO_URING_SETUP,
 	} {
 		if a.nr[name] != want {
 			t.Errorf("%s: %d, want %d", name, a.nr[name], want)
