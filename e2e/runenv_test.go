@@ -43,7 +43,8 @@ except OSError as e: print(e.errno)'`, `^STACK4\n255\.255\.255\.0\n19\n`},
 	{"not a program", `printf 'x\1' >D/text; chmod +x D/text; $U run D/text 2>&1; echo $?`, `neither a program of this machine.*\n126`},
 	{"killed", `(ulimit -c 0; $U run sh -c 'kill -SEGV $$'; echo $?; $U run sh -c 'kill -KILL $$'; echo $?; $U run sh -c 'kill -ABRT $$'; echo $?) 2>D/err; grep -c goroutine D/err`, `^139\n137\n134\n0\n`},
 	{"nested", `$U run $U run true 2>&1; echo $?`, `cannot run inside ustack run.*\n126`},
-	{"left behind", `$U run bash -c '(sleep 0.5; curl -sS http://HOST4/n/late >D/late) >/dev/null 2>&1 & echo begun'; sleep 0.1; until [ -s D/late ]; do sleep 0.05; done; cat D/late`, `^begun\n/n/late`},
+	{"left behind", `$U run bash -c '(until [ -e D/go ]; do sleep 0.05; done; curl -sS http://HOST4/n/late >D/late) >/dev/null 2>&1 & echo begun'
+		touch D/go; until [ -s D/late ]; do sleep 0.05; done; cat D/late`, `^begun\n/n/late`},
 	{"front killed", `$U run sleep 7654 & p=$!; until grep -q sleep /proc/[0-9]*/comm && pgrep -fx 'sleep 7654' >D/pid; do sleep 0.05; done; kill -9 $p; while kill -0 $(cat D/pid) 2>&-; do sleep 0.02; done; echo gone`, `gone`},
 	{"no daemon", `USTACK_SOCKET=D/nosuch $U run true 2>&1; echo $?`, `ustack up; or .*--link.*\n1\n`},
 }

@@ -169,8 +169,8 @@ func (f *front) wait(ctx context.Context) (status Status, err error) {
 	}
 	done := make(chan struct{})
 	go func() {
-		defer close(done)
 		status, err = f.follow(ctx, signals)
+		close(done)
 		wakeFirstThread()
 	}()
 	receiveSignals(done, signals)
