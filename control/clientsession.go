@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,8 +37,21 @@ type Session struct {
 
 // A call is a request that waits for its reply.
 type call struct {
-	reply chan Reply // has room for it
-	opens bool       // the reply names a new flow
+	reply chan Reply // has room for it; nil with then
+	then  func(rep Reply, ok bool)
+	opens bool // the reply names a new flow
+}
+
+// answer passes the reply on; ok is false when the session ended instead.
+func (w call) answer(rep Reply, ok bool) {
+	switch {
+	case w.then != nil:
+		w.then(rep, ok)
+	case ok:
+		w.reply <- rep
+	default:
+		close(w.reply)
+	}
 }
 
 // A flowEnd tells how a flow ended.
@@ -47,6 +61,8 @@ type flowEnd struct {
 
 	mu      sync.Mutex
 	onError func(error)
+	onEnd   func(error)
+	ended   bool
 }
 
 // OpenSession opens a flows connection of its own, for programs that speak the
@@ -128,23 +144,27 @@ func (s *Session) dispatch(r Reply) {
 	switch {
 	case r.ID != 0:
 		w, ok := s.waiting[r.ID]
-		delete(s.waiting, r.ID)
 		if !ok {
 			break
 		}
+		delete(s.waiting, r.ID)
 		if w.opens && r.Flow != 0 {
 			if s.ends[r.Flow] == nil {
 				s.ends[r.Flow] = &flowEnd{done: make(chan struct{})}
 			}
 			r.end = s.ends[r.Flow]
 		}
-		w.reply <- r
+		s.mu.Unlock()
+		w.answer(r, true)
+		return
 	case r.Event == "ended":
-		if e := s.ends[r.Flow]; e != nil {
-			delete(s.ends, r.Flow)
-			e.err = r.Err()
-			close(e.done)
+		e := s.ends[r.Flow]
+		delete(s.ends, r.Flow)
+		s.mu.Unlock()
+		if e != nil {
+			e.finish(r.Err())
 		}
+		return
 	case r.Event == "error":
 		e := s.ends[r.Flow]
 		s.mu.Unlock()
@@ -163,25 +183,43 @@ func (s *Session) dispatch(r Reply) {
 // end makes everything fail that still waits. Only the first error counts.
 func (s *Session) end(err error) {
 	s.mu.Lock()
-	if s.err == nil {
-		s.err = err
+	if s.err != nil {
+		s.mu.Unlock()
+		return
 	}
-	err = s.err
+	s.err = err
 	waiting, ends := s.waiting, s.ends
 	s.waiting, s.ends = nil, nil
+	s.late.Add(1)
 	s.mu.Unlock()
-	for _, w := range waiting {
-		close(w.reply)
-	}
-	for _, e := range ends {
-		// A connection whose daemon is gone has not ended well.
-		e.err = &remoteError{text: "connection reset: " + err.Error(), errno: syscall.ECONNRESET}
-		if errors.Is(err, net.ErrClosed) {
-			e.err = net.ErrClosed
-		}
-		close(e.done)
-	}
 	s.conn.Close()
+	// Whoever noticed the end may hold what the functions of Start and OnEnd need.
+	go func() {
+		defer s.late.Done()
+		for _, w := range waiting {
+			w.answer(Reply{}, false)
+		}
+		for _, e := range ends {
+			if errors.Is(err, net.ErrClosed) {
+				e.finish(net.ErrClosed)
+				continue
+			}
+			// A connection whose daemon is gone has not ended well.
+			e.finish(&remoteError{text: "connection reset: " + err.Error(), errno: syscall.ECONNRESET})
+		}
+	}()
+}
+
+// finish tells that the flow has ended, and why.
+func (e *flowEnd) finish(err error) {
+	e.mu.Lock()
+	e.err, e.ended = err, true
+	f := e.onEnd
+	e.mu.Unlock()
+	close(e.done)
+	if f != nil {
+		f(err)
+	}
 }
 
 // Err is why the session is over; nil while it is not.
@@ -227,7 +265,7 @@ func (s *Session) Begin(r Request, fd int) *Pending {
 	s.lastID++
 	r.ID = s.lastID
 	p.r = r
-	s.waiting[r.ID] = call{p.reply, opens(r.Op)}
+	s.waiting[r.ID] = call{reply: p.reply, opens: opens(r.Op)}
 	s.mu.Unlock()
 	if err := s.write(r, fd); err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
@@ -262,6 +300,40 @@ func (p *Pending) Wait(ctx context.Context) (Reply, error) {
 	return Reply{}, ctx.Err()
 }
 
+// Start is Call without the wait: then is called once with what Call would return, by the
+// goroutine that reads replies or one of its own, and must not wait for another reply.
+func (s *Session) Start(ctx context.Context, r Request, fd int, then func(Reply, error)) {
+	var told atomic.Bool
+	s.mu.Lock()
+	if err := s.err; err != nil {
+		s.mu.Unlock()
+		closeFD(fd)
+		go then(Reply{}, err)
+		return
+	}
+	s.lastID++
+	r.ID = s.lastID
+	stop := context.AfterFunc(ctx, func() {
+		if told.CompareAndSwap(false, true) {
+			s.Post(Request{Op: "cancel", Target: r.ID})
+			then(Reply{}, ctx.Err())
+		}
+	})
+	s.waiting[r.ID] = call{opens: opens(r.Op), then: func(rep Reply, ok bool) {
+		stop()
+		if told.CompareAndSwap(false, true) {
+			then(s.called(rep, ok))
+		} else if ok && rep.Err() == nil && opens(r.Op) {
+			// Too late to cancel it.
+			s.Post(Request{Op: "abort", Flow: rep.Flow})
+		}
+	}}
+	s.mu.Unlock()
+	if err := s.write(r, fd); err != nil {
+		s.end(&DaemonError{s.path, plainCause(err)})
+	}
+}
+
 // opens says whether the reply to op names a new flow.
 func opens(op string) bool {
 	switch op {
@@ -294,6 +366,18 @@ func (s *Session) PostFD(r Request, fd int) {
 // and icmp.
 func (r Reply) Ended() (<-chan struct{}, func() error) {
 	return r.end.done, func() error { return r.end.err }
+}
+
+// OnEnd makes f be called once when the flow has ended, as Ended tells it. f must not wait for
+// a reply.
+func (r Reply) OnEnd(f func(error)) {
+	r.end.mu.Lock()
+	r.end.onEnd = f
+	ended, err := r.end.ended, r.end.err
+	r.end.mu.Unlock()
+	if ended {
+		f(err)
+	}
 }
 
 // OnError makes f be called with each error of the flow that ends nothing: those of a raw

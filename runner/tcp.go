@@ -38,6 +38,9 @@ type tcp struct {
 	options map[string]int
 	// unsent are those that the daemon does not know of yet.
 	unsent map[string]int
+	// optionTimer sends them, at optionsDue if there are any.
+	optionTimer *time.Timer
+	optionsDue  time.Time
 	// session and flow are the daemon's socket, if there is one.
 	session *control.Session
 	flow    uint64

@@ -136,6 +136,7 @@ func (l *listening) take(c *call, flags int) verdict {
 		return fail(errno)
 	}
 	v, ok := c.install(a.t.s, a.fd, flags&unix.SOCK_CLOEXEC != 0)
+	a.t.follow(a.from.session, a.from.rep) // now a reset finds the descriptor
 	if ok {
 		unix.Close(a.fd)
 		return v
@@ -183,7 +184,7 @@ func (l *listening) next(fd int) (accepted, syscall.Errno) {
 		unix.Close(nfd)
 		return accepted{}, unix.ECONNABORTED
 	}
-	return accepted{nfd, l.accepted(nfd, from)}, 0
+	return accepted{nfd, l.accepted(nfd, from), from}, 0
 }
 
 // accepted makes the socket of a connection.
@@ -196,11 +197,6 @@ func (l *listening) accepted(fd int, from arrival) *tcp {
 		local: parseWire(from.rep.Local), remote: parseWire(from.rep.Remote), options: l.t.inherited(),
 	}
 	s.kind = t
-	sup.wg.Add(1)
-	go func() {
-		defer sup.wg.Done()
-		t.follow(from.session, from.rep)
-	}()
 	return t
 }
 

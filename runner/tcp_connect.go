@@ -123,17 +123,7 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 		}
 	}
 	t.state, t.dial, t.err, t.told = tcpConnecting, d, 0, false
-	t.s.sup.wg.Add(1)
-	// To a daemon that is there the request goes at once, without a goroutine's start in between.
-	var p *control.Pending
-	session := t.s.sup.daemon.live()
-	if r.Flow != 0 {
-		session = t.session
-	}
-	if session != nil {
-		p, fd = session.Begin(r, fd), -1
-	}
-	go t.run(ctx, d, session, p, r, fd)
+	t.dialOut(ctx, d, r, fd)
 	if nonblocking {
 		t.did, t.didAt = c.key(), time.Now()
 		return fail(unix.EINPROGRESS)
@@ -177,36 +167,47 @@ func (t *tcp) wait(c *call, errno syscall.Errno) {
 	})
 }
 
-// run waits for the end of the dial, then follows the connection to its end. p is nil where the request
-// has not been sent yet.
-func (t *tcp) run(ctx context.Context, d *dialing, session *control.Session, p *control.Pending, r control.Request, fd int) {
-	defer t.s.sup.wg.Done()
+// dialOut sends the request and goes on with dialled. To a daemon that is there it goes at once.
+// mu is held.
+func (t *tcp) dialOut(ctx context.Context, d *dialing, r control.Request, fd int) {
+	sup := t.s.sup
+	sup.wg.Add(1)
 	watch := time.AfterFunc(watchTime, func() { t.watch(d) })
-	var rep control.Reply
-	var err error
-	if p != nil {
-		rep, err = p.Wait(ctx)
-	} else {
-		rep, session, err = t.s.sup.daemon.call(ctx, r, fd)
+	over := func(session *control.Session, rep control.Reply, err error) {
+		defer sup.wg.Done()
+		watch.Stop()
+		d.cancel()
+		t.dialled(d, session, rep, err)
 	}
-	watch.Stop()
-	d.cancel()
-	if err != nil {
-		t.failed(d, errnoOf(err))
+	session := sup.daemon.live()
+	if r.Flow != 0 {
+		session = t.session
+	}
+	if session == nil {
+		go func() {
+			rep, session, err := sup.daemon.call(ctx, r, fd)
+			over(session, rep, err)
+		}()
 		return
 	}
-	if !t.connected(d, rep, session) {
-		session.Post(control.Request{Op: "abort", Flow: rep.Flow})
-		return
-	}
-	t.follow(session, rep)
+	session.Start(ctx, r, fd, func(rep control.Reply, err error) { over(session, rep, err) })
 }
 
-// follow waits for the end of a connection.
+// dialled is the end of a dial, and follows the connection to its own.
+func (t *tcp) dialled(d *dialing, session *control.Session, rep control.Reply, err error) {
+	switch {
+	case err != nil:
+		t.failed(d, errnoOf(err))
+	case t.connected(d, rep, session):
+		t.follow(session, rep)
+	default:
+		session.Post(control.Request{Op: "abort", Flow: rep.Flow})
+	}
+}
+
+// follow lets the end of a connection be known.
 func (t *tcp) follow(session *control.Session, rep control.Reply) {
-	done, why := rep.Ended()
-	<-done
-	t.ended(session, rep.Flow, why())
+	rep.OnEnd(func(why error) { t.ended(session, rep.Flow, why) })
 }
 
 // watch cancels a dial whose socket the program has closed.

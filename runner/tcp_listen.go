@@ -52,8 +52,9 @@ type arrival struct {
 
 // An accepted is a connection with its unix socket.
 type accepted struct {
-	fd int
-	t  *tcp
+	fd   int
+	t    *tcp
+	from arrival
 }
 
 func (t *tcp) listen(c *call, backlog int) verdict {
@@ -197,10 +198,14 @@ func (l *listening) pause(d time.Duration) bool {
 }
 
 // fetch takes connections from the daemon and puts them into the program's queue, one after
-// another: programs such as iperf3 rely on the order. Asking for several ahead was no faster.
+// another: programs such as iperf3 rely on the order. While one is put there the daemon
+// looks for the next.
 func (l *listening) fetch(session *control.Session, flow uint64) {
-	for {
-		rep, err := session.Call(l.ctx, control.Request{Op: "accept", Flow: flow, Hold: true}, -1)
+	ask := func() *control.Pending {
+		return session.Begin(control.Request{Op: "accept", Flow: flow, Hold: true}, -1)
+	}
+	for p := ask(); ; {
+		rep, err := p.Wait(l.ctx)
 		switch {
 		case l.ctx.Err() != nil:
 			if err == nil {
@@ -215,10 +220,12 @@ func (l *listening) fetch(session *control.Session, flow uint64) {
 				if !l.pause(renewTime) {
 					return
 				}
+				p = ask()
 				continue
 			}
 			return
 		}
+		p = ask()
 		if err := l.deliver(arrival{session, rep}); err != nil {
 			session.Post(control.Request{Op: "abort", Flow: rep.Flow})
 		}

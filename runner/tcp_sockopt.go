@@ -107,8 +107,15 @@ func (t *tcp) optionsFor(remote netip.Addr) map[string]int {
 }
 
 // optionTime is how long a changed option may wait for others of the same connection, so that they
-// go to the daemon in one message.
-const optionTime = time.Millisecond
+// go to the daemon in one message. Those of keep-alive, whose effects come after seconds, may
+// wait for keepaliveTime: many connections are over by then.
+const (
+	optionTime    = time.Millisecond
+	keepaliveTime = 20 * time.Millisecond
+)
+
+// patient are the options that may wait for keepaliveTime.
+var patient = map[string]bool{"so.keepalive": true, "tcp.keepidle": true, "tcp.keepintvl": true, "tcp.keepcnt": true}
 
 // set notes an option and passes it on. mu is held.
 func (t *tcp) set(wire string, v int) {
@@ -119,13 +126,26 @@ func (t *tcp) set(wire string, v int) {
 	}
 	if t.unsent == nil {
 		t.unsent = make(map[string]int)
-		time.AfterFunc(optionTime, func() {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.sendOptions()
-		})
 	}
 	t.unsent[wire] = v
+	wait := optionTime
+	if patient[wire] {
+		wait = keepaliveTime
+	}
+	if due := time.Now().Add(wait); t.optionsDue.IsZero() || due.Before(t.optionsDue) {
+		t.optionsDue = due
+		if t.optionTimer == nil {
+			t.optionTimer = time.AfterFunc(wait, t.flushOptions)
+		} else {
+			t.optionTimer.Reset(wait)
+		}
+	}
+}
+
+func (t *tcp) flushOptions() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sendOptions()
 }
 
 // sendOptions tells the daemon of options that were set on a connection. mu is held.
@@ -133,7 +153,7 @@ func (t *tcp) sendOptions() {
 	if t.flow != 0 && len(t.unsent) > 0 {
 		t.session.Post(control.Request{Op: "setopt", Flow: t.flow, Options: t.unsent})
 	}
-	t.unsent = nil
+	t.unsent, t.optionsDue = nil, time.Time{}
 }
 
 func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
