@@ -368,15 +368,15 @@ func (r Reply) Ended() (<-chan struct{}, func() error) {
 	return r.end.done, func() error { return r.end.err }
 }
 
-// OnEnd makes f be called once when the flow has ended, as Ended tells it. f must not wait for
-// a reply.
+// OnEnd makes f be called once when the flow has ended, as Ended tells it, never by the caller's
+// goroutine. f must not wait for a reply.
 func (r Reply) OnEnd(f func(error)) {
 	r.end.mu.Lock()
 	r.end.onEnd = f
 	ended, err := r.end.ended, r.end.err
 	r.end.mu.Unlock()
 	if ended {
-		f(err)
+		go f(err)
 	}
 }
 
