@@ -144,8 +144,7 @@ func (c *call) value(b []byte) verdict {
 // and puts s into the table. When it did not work, ok is false: EMFILE, or ENOENT when the
 // program does not wait for the answer any more.
 func (c *call) install(s *socket, fd int, cloexec bool) (v verdict, ok bool) {
-	s.where = place{c.tid, noFD}
-	if c.sup.table.add(s) {
+	if c.sup.table.add(s, place{c.tid, noFD}) {
 		c.sup.sweepSoon()
 	}
 	a := addFD{id: c.id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, srcFD: uint32(fd)}

@@ -12,7 +12,8 @@ import (
 // again. The kernel does that when the signal's handler returns.
 const keepTime = time.Second
 
-// A callKey tells a call that is made again from another one.
+// A callKey tells a call that is made again from another one. What is noted by it also knows the
+// inode: the same number may be another socket's by then.
 type callKey struct {
 	tid  int
 	name sysno
@@ -25,15 +26,21 @@ type callKey struct {
 // twice.
 type restarts struct {
 	mu      sync.Mutex
-	running map[callKey]*call // by what call the answer is to be sent
+	running map[callKey]*running
 	waiting map[callKey]*call // the last of those that wait for something each on its own
 	kept    map[callKey]kept
 }
 
-// A kept answer reached nobody at the time at.
+// A running call is carried out. Its answer goes to last: itself, or the same call made again.
+type running struct {
+	last *call
+}
+
+// A kept answer of a call on socket ino reached nobody at the time at.
 type kept struct {
-	v  verdict
-	at time.Time
+	v   verdict
+	ino uint64
+	at  time.Time
 }
 
 func (c *call) key() callKey { return callKey{c.tid, c.name, c.ip, c.args} }
@@ -47,13 +54,31 @@ func (r *restarts) again(c *call) (v verdict, ok bool) {
 		return verdict{}, false
 	}
 	key := c.key()
-	if r.running[key] != nil {
-		r.running[key] = c.detached()
-		return later, true
-	}
+	run := r.running[key]
 	k, ok := r.kept[key]
+	if run == nil && !ok {
+		return verdict{}, false
+	}
 	delete(r.kept, key)
-	return k.v, ok && time.Since(k.at) < keepTime
+	c.ino = c.inode()
+	switch {
+	case run != nil && run.last.ino == c.ino:
+		run.last = c.detached()
+		return later, true
+	case ok && k.ino == c.ino && time.Since(k.at) < keepTime:
+		return k.v, true
+	}
+	return verdict{}, false
+}
+
+// inode is the inode of what the program has at args[0] now.
+func (c *call) inode() uint64 {
+	fd, err := c.sup.procs.dup(c.tid, c.args[0], 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	return inodeOf(fd)
 }
 
 // deliver sends an answer. One that reaches nobody, of a call that has done something, goes to the same
@@ -63,7 +88,7 @@ func (r *restarts) deliver(c *call, v verdict) bool {
 	if !gone(err) || v.mode != modeReturn || v.errno != 0 && v.errno != unix.EINPROGRESS {
 		return err == nil
 	}
-	if w := r.waiting[c.key()]; w != nil && w.id != c.id && c.sup.notifier.send(v.response(w.id)) == nil {
+	if w := r.waiting[c.key()]; w != nil && w.id != c.id && w.ino == c.ino && c.sup.notifier.send(v.response(w.id)) == nil {
 		return false
 	}
 	if r.kept == nil {
@@ -75,7 +100,7 @@ func (r *restarts) deliver(c *call, v verdict) bool {
 			delete(r.kept, key)
 		}
 	}
-	r.kept[c.key()] = kept{v, now}
+	r.kept[c.key()] = kept{v, c.ino, now}
 	return false
 }
 
@@ -104,9 +129,10 @@ func (c *call) once(f func() verdict) verdict {
 	key := c.key()
 	r.mu.Lock()
 	if r.running == nil {
-		r.running = make(map[callKey]*call)
+		r.running = make(map[callKey]*running)
 	}
-	r.running[key] = c.detached()
+	run := &running{c.detached()}
+	r.running[key] = run
 	r.mu.Unlock()
 	c.sup.wg.Add(1)
 	go func() {
@@ -114,9 +140,10 @@ func (c *call) once(f func() verdict) verdict {
 		v := f()
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		last := r.running[key]
-		delete(r.running, key)
-		r.deliver(last, v)
+		if r.running[key] == run {
+			delete(r.running, key)
+		}
+		r.deliver(run.last, v)
 	}()
 	return later
 }

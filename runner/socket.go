@@ -69,15 +69,15 @@ func (t *table) get(ino uint64) *socket {
 	return t.byIno[ino]
 }
 
-// add puts a socket in. full says that it is time to sweep.
-func (t *table) add(s *socket) (full bool) {
+// add puts a socket in that is about to come to w. full says that it is time to sweep.
+func (t *table) add(s *socket, w place) (full bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byIno == nil {
 		t.byIno = make(map[uint64]*socket)
 	}
 	t.clock++
-	s.born = t.clock
+	s.where, s.born = w, t.clock
 	t.byIno[s.ino] = s
 	return len(t.byIno) > 2*t.atLast+minSweep
 }
