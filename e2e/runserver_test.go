@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -123,7 +124,9 @@ func TestRunGoServer(t *testing.T) {
 	const many = 1000
 	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		Dial:              func(network, address string) (net.Conn, error) { return dialIn(t, s.host, network, address) },
+		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			return dialIn(t, s.host, network, address)
+		},
 	}}
 	defer client.CloseIdleConnections()
 	var wg sync.WaitGroup
