@@ -185,6 +185,7 @@ var scenarios = map[string]func(*script){
 	"datagramsignals": scenarioDatagramSignals, "datagramepoll": scenarioDatagramEpoll, "datagramshared": scenarioDatagramShared,
 	"bound":        scenarioBound,
 	"disconnect":   scenarioDisconnect,
+	"closing":      scenarioClosing,
 	"nonblockfail": scenarioNonblockingRefused,
 	"longaccept":   scenarioLongAccept,
 	"daemongone":   scenarioDaemonGone,

@@ -30,15 +30,17 @@ type supervisor struct {
 	meeting  *meeting
 	procs    procs
 	table    table
-	told     told
-	counts   map[sysno]uint64 // of the supervisor's thread
-	held     heldCalls
-	restarts restarts
-	voices   voices
-	watch4   watch
-	watch6   watch
-	sweeps   chan struct{}
-	sweeping sync.Mutex // held by a sweep
+	// listeners are those of the table that listen on TCP ports.
+	listeners listeners
+	told      told
+	counts    map[sysno]uint64 // of the supervisor's thread
+	held      heldCalls
+	restarts  restarts
+	voices    voices
+	watch4    watch
+	watch6    watch
+	sweeps    chan struct{}
+	sweeping  sync.Mutex // held by a sweep
 
 	ctx    context.Context // ends with the last process of the program
 	cancel context.CancelFunc

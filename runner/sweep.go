@@ -51,6 +51,9 @@ func (sup *supervisor) sweeper() {
 		start := time.Now()
 		sup.held.dropGone()
 		sup.sweep(all)
+		for _, t := range sup.listeners.all() {
+			t.stopIfShut()
+		}
 		if sup.held.len() > 0 {
 			for _, s := range sup.table.all() {
 				if l, ok := s.kind.(looker); ok {

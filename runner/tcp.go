@@ -57,6 +57,8 @@ type tcp struct {
 	err  syscall.Errno
 	dial *dialing
 	lis  *listening
+	// shut says that the unix socket has been shut down, and cannot listen again.
+	shut bool
 }
 
 // didTime is how soon after a bind or connect the same call is that one made again: a signal that
@@ -194,6 +196,9 @@ func (t *tcp) gone() {
 	if t.far >= 0 {
 		unix.Close(t.far)
 		t.far = -1
+	}
+	if lis != nil {
+		lis.cancel()
 	}
 	t.mu.Unlock()
 	if dial != nil {

@@ -33,6 +33,7 @@ type dialing struct {
 }
 
 func (t *tcp) connect(c *call, to sockaddr) verdict {
+	t.s.sup.settle(to.addr.Port())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if to.family == unix.AF_UNSPEC {
@@ -374,7 +375,7 @@ func (t *tcp) renew(c *call) syscall.Errno {
 		unix.Close(t.far)
 		t.far = -1
 	}
-	t.state, t.err, t.told = tcpFresh, 0, false
+	t.state, t.err, t.told, t.shut = tcpFresh, 0, false, false
 	return 0
 }
 

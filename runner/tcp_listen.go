@@ -32,6 +32,7 @@ type listening struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	backlog int
+	local   netip.AddrPort
 
 	mu sync.Mutex
 	// arrived are the connections in the program's queue, by the names of their far ends.
@@ -69,6 +70,11 @@ func (t *tcp) listen(c *call, backlog int) verdict {
 	case tcpFresh:
 	default:
 		return fail(unix.EINVAL)
+	}
+	if t.shut {
+		if errno := t.renew(c); errno != 0 {
+			return fail(errno)
+		}
 	}
 	t.state = tcpListening
 	d := c.detached()
@@ -118,7 +124,8 @@ func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
 		}
 		t.wanted = netip.AddrPortFrom(any, local.Port())
 	}
-	t.local, t.lis = t.wanted, l
+	t.local, t.lis, l.local = t.wanted, l, t.wanted
+	t.s.sup.listeners.add(l.local.Port(), t)
 	t.s.sup.wg.Add(1)
 	go l.run()
 	return 0
@@ -179,9 +186,21 @@ func (l *listening) run() {
 				return
 			}
 			if _, err := l.t.listenOnStack(l.backlog); err == nil {
+				l.undo()
 				break
 			}
 		}
+	}
+}
+
+// undo closes what was made for a listener that the program has closed meanwhile.
+func (l *listening) undo() {
+	t := l.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l.ctx.Err() != nil && t.flow != 0 && (t.lis == nil || t.lis == l) {
+		t.session.Post(control.Request{Op: "close", Flow: t.flow})
+		t.flow = 0
 	}
 }
 
@@ -228,6 +247,7 @@ func (l *listening) fetch(session *control.Session, flow uint64) {
 		p = ask()
 		if err := l.deliver(arrival{session, rep}); err != nil {
 			session.Post(control.Request{Op: "abort", Flow: rep.Flow})
+			l.t.s.sup.sweepSoon() // perhaps nobody has the listener any more
 		}
 	}
 }
@@ -294,6 +314,7 @@ func (t *tcp) look() {
 // close stops the listener; whoever closes the flow closes the daemon's socket.
 func (l *listening) close() {
 	l.cancel()
+	l.t.s.sup.listeners.remove(l.local.Port(), l.t)
 	l.mu.Lock()
 	waiting, returned := l.waiting, l.returned
 	l.waiting, l.returned = nil, nil

@@ -77,6 +77,7 @@ func TestAsTheKernel(t *testing.T) {
 		"churn":        func() []string { return []string{echo4} },
 		"timeouts":     func() []string { return nil },
 		"disconnect":   func() []string { return []string{echo4} },
+		"closing":      func() []string { return nil },
 	} {
 		t.Run(name, func(t *testing.T) { compare(t, name, args) })
 	}
