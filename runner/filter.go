@@ -25,6 +25,8 @@ var noticedOptions = []uint32{
 	unix.SO_RCVBUF, unix.SO_KEEPALIVE, unix.SO_OOBINLINE, unix.SO_LINGER, unix.SO_REUSEPORT,
 	unix.SO_BINDTODEVICE, unix.SO_SNDBUFFORCE, unix.SO_RCVBUFFORCE, unix.SO_PROTOCOL, unix.SO_DOMAIN,
 	unix.SO_TIMESTAMP, unix.SO_TIMESTAMPNS, unix.SO_BINDTOIFINDEX,
+	unix.SO_PEERCRED, unix.SO_PEERGROUPS, unix.SO_PEERPIDFD, unix.SO_PEERSEC, unix.SO_PASSCRED, unix.SO_PASSSEC,
+	unix.SO_PASSPIDFD,
 }
 
 // noticedFlags are flags of sendto and recvfrom that a unix socket takes for something

@@ -82,7 +82,7 @@ func TestFilter(t *testing.T) {
 			{sysSetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_LINGER, ptr, 8}, retNotify},
 			{sysSetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_RCVTIMEO, ptr, 16}, retAllow},
 			{sysGetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_ERROR, ptr, ptr}, retNotify},
-			{sysGetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_PEERCRED, ptr, ptr}, retAllow},
+			{sysGetsockopt, []uint64{3, unix.SOL_SOCKET, unix.SO_RCVLOWAT, ptr, ptr}, retAllow},
 			{sysIoctl, []uint64{3, unix.SIOCGIFADDR, ptr}, retNotify},
 			{sysIoctl, []uint64{3, unix.SIOCGIFCONF, ptr}, retAllow},
 			{sysIoctl, []uint64{1, unix.TCGETS, ptr}, retAllow},

@@ -76,7 +76,22 @@ func (p *procs) dup(tid int, n uint64, ino uint64) (int, error) {
 		unix.Close(pidfd)
 		delete(p.fds, tid)
 	}
-	return -1, err
+	// The first thread may have ended before the others, which is then no more than a name: Linux
+	// 6.9 opens the thread itself.
+	pidfd, terr := unix.PidfdOpen(tid, unix.PIDFD_THREAD)
+	if terr != nil {
+		return -1, err
+	}
+	fd, terr := unix.PidfdGetfd(pidfd, int(int32(n)), 0)
+	if terr != nil || ino != 0 && inodeOf(fd) != ino {
+		if terr == nil {
+			unix.Close(fd)
+		}
+		unix.Close(pidfd)
+		return -1, err
+	}
+	p.fds[tid] = pidfd
+	return fd, nil
 }
 
 func (p *procs) close() {

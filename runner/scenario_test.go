@@ -186,6 +186,8 @@ var scenarios = map[string]func(*script){
 	"bound":        scenarioBound,
 	"disconnect":   scenarioDisconnect,
 	"closing":      scenarioClosing,
+	"leaderless":   scenarioLeaderless,
+	"credentials":  scenarioCredentials,
 	"nonblockfail": scenarioNonblockingRefused,
 	"longaccept":   scenarioLongAccept,
 	"daemongone":   scenarioDaemonGone,

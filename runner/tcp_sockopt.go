@@ -197,7 +197,9 @@ func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
 		return t.setBuffer(name, value)
 	case optionKey{unix.IPPROTO_TCP, unix.TCP_CONGESTION}:
 		return t.setCongestion(value)
-	case optionKey{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT}, optionKey{unix.IPPROTO_TCP, unix.TCP_ULP}, optionKey{unix.IPPROTO_TCP, unix.TCP_MD5SIG}:
+	case optionKey{unix.IPPROTO_TCP, unix.TCP_ULP}:
+		return fail(unix.ENOENT) // as where the kernel has no module for it
+	case optionKey{unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT}, optionKey{unix.IPPROTO_TCP, unix.TCP_MD5SIG}:
 		return fail(unix.EOPNOTSUPP)
 	case optionKey{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}:
 		return t.s.bindToDevice(c, value)

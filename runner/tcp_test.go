@@ -78,6 +78,8 @@ func TestAsTheKernel(t *testing.T) {
 		"timeouts":     func() []string { return nil },
 		"disconnect":   func() []string { return []string{echo4} },
 		"closing":      func() []string { return nil },
+		"leaderless":   func() []string { return []string{echo4} },
+		"credentials":  func() []string { return []string{echo4} },
 	} {
 		t.Run(name, func(t *testing.T) { compare(t, name, args) })
 	}

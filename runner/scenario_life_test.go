@@ -1,0 +1,107 @@
+package runner
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// scenarioClosing connects to listeners that were closed or shut down just before.
+func scenarioClosing(s *script) {
+	connect := func(what, at string) {
+		fd := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+		s.told(what, unix.Connect(fd, address(at)))
+		unix.Close(fd)
+	}
+	for range 20 {
+		l, at := s.listener(0)
+		connect("open", at)
+		unix.Close(l)
+		connect("closed", at)
+	}
+	probe, at := s.listener(0)
+	unix.Close(probe)
+	l := s.socket(unix.AF_INET, unix.SOCK_STREAM) // of a port that was asked for, which a shutdown leaves
+	must(unix.Bind(l, address(at)))
+	must(unix.Listen(l, 4))
+	d, err := unix.Dup(l)
+	must(err)
+	unix.Close(l)
+	connect("a duplicate is left", at)
+	s.told("shutdown", unix.Shutdown(d, unix.SHUT_RDWR))
+	connect("shut down", at)
+	_, _, err = unix.Accept(d)
+	s.told("accept", err)
+	sa, err := unix.Getsockname(d)
+	s.addr("getsockname", sa, err, at)
+	s.told("listen again", unix.Listen(d, 4))
+	connect("listening again", at)
+	s.poll("listening again", d, unix.POLLIN, 5000)
+	must(unix.SetNonblock(d, true))
+	a, from, err := unix.Accept(d)
+	s.addr("accept", from, err)
+	unix.Close(a)
+	unix.Close(d)
+	connect("closed", at)
+}
+
+// scenarioLeaderless goes on in another thread after the process' first has ended.
+func scenarioLeaderless(s *script) {
+	work := func() {
+		c := s.dial(s.args[0])
+		s.write("write", c, "without a leader")
+		s.read("read", c)
+		_, err := unix.Getpeername(c)
+		s.told("getpeername", err)
+		l, at := s.listener(0)
+		d := s.dial(at)
+		a, _, err := unix.Accept(l)
+		s.told("accept", err)
+		s.write("write", a, "x")
+		s.read("read", d)
+		os.Exit(0)
+	}
+	for { // the goroutine that has the first thread
+		first := make(chan bool)
+		go func() {
+			runtime.LockOSThread()
+			if first <- unix.Gettid() == os.Getpid(); unix.Gettid() != os.Getpid() {
+				select {}
+			}
+			_, _, _ = syscall.Syscall(unix.SYS_EXIT, 0, 0, 0)
+		}()
+		if <-first {
+			break
+		}
+	}
+	leader := fmt.Sprintf("/proc/%d/fd/1", os.Getpid())
+	for { // until it has no descriptors any more
+		if _, err := os.Lstat(leader); err != nil {
+			break
+		}
+		runtime.Gosched()
+	}
+	work()
+}
+
+// scenarioCredentials asks who the peer is, which TCP does not know.
+func scenarioCredentials(s *script) {
+	l, at := s.listener(0)
+	fresh, c := s.socket(unix.AF_INET, unix.SOCK_STREAM), s.dial(at)
+	a, _, err := unix.Accept(l)
+	must(err)
+	for _, fd := range []int{fresh, l, c, a} {
+		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		must(err)
+		s.say("peer %+v", *cred)
+		_, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS)
+		s.told("groups", err)
+		ulp := [4]byte{'n', 'o', 'n', 'e'}
+		_, _, errno := syscall.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_ULP, uintptr(unsafe.Pointer(&ulp)), 4, 0)
+		s.say("TCP_ULP: %v", errno)
+	}
+}
