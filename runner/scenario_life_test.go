@@ -105,3 +105,27 @@ func scenarioCredentials(s *script) {
 		s.say("TCP_ULP: %v", errno)
 	}
 }
+
+// scenarioLingering closes connections that have SO_LINGER from their listener.
+func scenarioLingering(s *script) {
+	l, at := s.listener(0)
+	for range 10 {
+		must(unix.SetsockoptLinger(l, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
+		c := s.dial(at)
+		a, _, err := unix.Accept(l)
+		must(err)
+		linger, err := getLinger(a)
+		s.told("getsockopt", err)
+		s.say("%v", linger)
+		unix.Close(a)
+		s.read("no time", c)
+		unix.Close(c)
+		must(unix.SetsockoptLinger(l, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}))
+		c = s.dial(at)
+		a, _, err = unix.Accept(l)
+		must(err)
+		unix.Close(a)
+		s.read("off", c)
+		unix.Close(c)
+	}
+}

@@ -186,6 +186,7 @@ var scenarios = map[string]func(*script){
 	"bound":        scenarioBound,
 	"disconnect":   scenarioDisconnect,
 	"closing":      scenarioClosing,
+	"lingering":    scenarioLingering,
 	"leaderless":   scenarioLeaderless,
 	"credentials":  scenarioCredentials,
 	"nonblockfail": scenarioNonblockingRefused,

@@ -273,6 +273,13 @@ func (l *listening) deliver(a arrival) error {
 		unix.Close(far)
 		return err
 	}
+	// What a close does is told before anything can close it.
+	l.t.mu.Lock()
+	linger, ok := l.t.options["so.linger"]
+	l.t.mu.Unlock()
+	if ok && linger >= 0 {
+		a.session.Post(control.Request{Op: "setopt", Flow: a.rep.Flow, Options: map[string]int{"so.linger": linger}})
+	}
 	// The far end is the daemon's from here on, whether the program accepts or not.
 	a.session.PostFD(control.Request{Op: "attach", Flow: a.rep.Flow}, far)
 	l.wake()
