@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ustack/ustack/control"
-	"github.com/ustack/ustack/runner/launcher"
 )
 
 // The supervisor lives in the namespaces of the program: a network namespace in which there
@@ -105,23 +104,23 @@ type environment struct {
 }
 
 // prepare makes the program's environment.
-func prepare(cfg stageConfig, order launcher.Order) (*environment, error) {
+func prepare(cfg stageConfig, o order) (*environment, error) {
 	// `ustack ss` shows it as the owner of the program's sockets.
-	_ = os.WriteFile("/proc/self/comm", []byte("run:"+filepath.Base(order.Path)), 0)
+	_ = os.WriteFile("/proc/self/comm", []byte("run:"+filepath.Base(o.Path)), 0)
 	e := &environment{}
 	if cfg.Mount {
-		e.names = &names{avoid: []string{order.Path, string(cfg.Socket)}}
+		e.names = &names{avoid: []string{o.Path, string(cfg.Socket)}}
 	}
 	if cfg.Net {
 		var err error
 		if e.image, err = newImage(); err != nil {
-			return nil, namespaceError(order, err)
+			return nil, namespaceError(o, err)
 		}
 	}
 	if cfg.State == nil {
 		return e, nil
 	}
-	return e, namespaceError(order, e.update(*cfg.State))
+	return e, namespaceError(o, e.update(*cfg.State))
 }
 
 // update makes the environment what the stack is now.
@@ -137,12 +136,12 @@ func (e *environment) update(st control.Status) error {
 
 // namespaceError turns what is forbidden in a namespace of an ordinary user into the error
 // of who may not have one.
-func namespaceError(order launcher.Order, err error) error {
-	if errno, ok := plainErrno(err).(syscall.Errno); ok && order.Drop && (errno == unix.EPERM || errno == unix.EACCES) {
-		return &LaunchError{Step: "namespaces", Path: order.Path, Err: errno}
+func namespaceError(o order, err error) error {
+	if errno, ok := plainErrno(err).(syscall.Errno); ok && o.Drop && (errno == unix.EPERM || errno == unix.EACCES) {
+		return &LaunchError{Step: "namespaces", Path: o.Path, Err: errno}
 	}
 	if err != nil {
-		return fmt.Errorf("environment of %s: %w", order.Path, err)
+		return fmt.Errorf("environment of %s: %w", o.Path, err)
 	}
 	return nil
 }

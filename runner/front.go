@@ -15,15 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ustack/ustack/control"
-	"github.com/ustack/ustack/runner/launcher"
 )
 
 // Run runs a program on the stack and waits for it to end. Signals that reach this process
 // meanwhile go on to the program. What the program has started and left behind stays on the
 // stack: the supervisor lives until the last of it has ended.
 //
-// The program is started by two stages of this process's own executable, whose main must
-// call Stage.
+// The program's supervisor is a stage of this process's own executable, whose main must call
+// Stage.
 func Run(ctx context.Context, cfg Config) (Status, error) {
 	if nativeArch(runtime.GOARCH) == nil {
 		return Status{}, fmt.Errorf("run %s: %w: %s", cfg.Path, ErrNotSupported, runtime.GOARCH)
@@ -42,7 +41,7 @@ type front struct {
 	conn *os.File
 }
 
-// A stageConfig is what the front tells the supervisor, beside the launcher's order.
+// A stageConfig is what the front tells the supervisor, beside its order.
 type stageConfig struct {
 	Socket  []byte // JSON has no other text than UTF-8
 	Verbose bool
@@ -110,23 +109,28 @@ func startSupervisor(ctx context.Context, cfg Config) (*front, error) {
 
 // startSupervisor starts it with what the program is to inherit. end is its end of the socket.
 func (f *front) startSupervisor(around surroundings, end int) error {
-	_, free := launcher.Passed()
+	_, free := passedDescriptors()
 	std := [3]uintptr{0, 1, 2}
 	for i, file := range []*os.File{f.cfg.Stdin, f.cfg.Stdout, f.cfg.Stderr} {
 		if file != nil {
 			std[i] = file.Fd()
 		}
 	}
+	files := std[:]
+	for fd := 3; fd < free; fd++ {
+		files = append(files, uintptr(fd))
+	}
+	files = append(files, uintptr(end))
 	env := f.cfg.Env
 	if env == nil {
 		env = os.Environ()
 	}
-	order := launcher.Order{
+	o := order{
 		FD: free, Group: unix.Getpgrp(), Ignore: ignoredSignals(), Drop: around.user && os.Geteuid() != 0,
 		Path: f.cfg.Path, Args: f.cfg.Args,
 	}
-	_, err := syscall.ForkExec("/proc/self/exe", order.Argv(), &syscall.ProcAttr{
-		Dir: f.cfg.Dir, Env: env, Files: launcher.Files(std, free, end), Sys: around.supervisorAttr(),
+	_, err := syscall.ForkExec("/proc/self/exe", o.argv(), &syscall.ProcAttr{
+		Dir: f.cfg.Dir, Env: env, Files: files, Sys: around.supervisorAttr(),
 	})
 	if err == nil {
 		return nil

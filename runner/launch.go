@@ -1,89 +1,123 @@
 package runner
 
 import (
-	"errors"
-	"io"
 	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ustack/ustack/runner/launcher"
 )
 
-// A launched is the launcher as the supervisor sees it: later the program.
-type launched struct {
-	pid  int
-	path string
-	conn *os.File
-	// became is closed when it is the program, or has told why not.
-	became chan struct{}
-}
-
-// orderLauncher tells the launcher the filter.
-func (sup *supervisor) orderLauncher() (*launched, error) {
-	child := sup.child
-	if child.Err != nil {
-		return nil, &LaunchError{Step: "start", Path: child.Order.Path, Err: plainErrno(child.Err)}
-	}
-	l := &launched{pid: child.PID, path: child.Order.Path, conn: os.NewFile(uintptr(child.FD), "launcher"), became: make(chan struct{})}
-	if _, err := l.conn.Write(launcher.AppendFilter(nil, sup.arch.filter())); err != nil {
-		l.discard()
-		return nil, &LaunchError{Step: "start", Path: l.path, Err: plainErrno(err)}
-	}
-	return l, nil
-}
-
-// next reads one report of the launcher.
-func (l *launched) next() (launcher.Report, error) {
-	var b [launcher.ReportSize]byte
-	var r launcher.Report
-	if _, err := io.ReadFull(l.conn, b[:]); err != nil {
-		return r, err
-	}
-	r.Decode(b)
-	switch r.Step {
-	case launcher.Installed:
-		return r, nil
-	case launcher.Filter:
-		return r, &LaunchError{Step: "seccomp", Path: l.path, Err: r.Errno}
-	}
-	return r, &LaunchError{Step: "exec", Path: l.path, Err: r.Errno}
-}
-
-// takeFilter takes the filter's descriptor out of the launcher and lets it go on.
-func (l *launched) takeFilter(sup *supervisor) error {
-	r, err := l.next()
-	if err == nil {
-		sup.notifier.fd, err = sup.procs.dup(l.pid, uint64(r.Listener), 0)
-	}
-	if err == nil {
-		unix.CloseOnExec(sup.notifier.fd)
-		_, err = l.conn.Write([]byte{1})
-	}
-	if err != nil {
-		l.discard()
-		var le *LaunchError
-		if !errors.As(err, &le) {
-			err = &LaunchError{Step: "seccomp", Path: l.path, Err: plainErrno(err)}
+// launch starts the program with the filter on it. The filter is installed on one thread of this
+// process, whose child the program is; the thread ends, so that only the program and what it
+// starts have the filter. No thread inherits it: Go starts none from one that a goroutine keeps
+// to itself.
+func (sup *supervisor) launch() (pid int, err error) {
+	o := sup.order
+	// A program has the signals of its parent ignored that the parent has ignored.
+	for s := syscall.Signal(1); s < wakeSignal; s++ {
+		if o.Ignore&(1<<(s-1)) != 0 {
+			signal.Ignore(s)
 		}
 	}
-	return err
-}
-
-// discard ends a launcher that is not to become the program.
-func (l *launched) discard() {
-	l.conn.Close()
-	_ = unix.Kill(l.pid, unix.SIGKILL)
-	_, _ = unix.Wait4(l.pid, nil, 0, nil)
-}
-
-// watchExec tells the front if the program could not be executed.
-func (l *launched) watchExec(sup *supervisor) {
-	defer sup.wg.Done()
-	defer l.conn.Close()
-	defer close(l.became)
-	var le *LaunchError
-	if _, err := l.next(); errors.As(err, &le) {
-		sup.reportError(le)
+	onThreadOfItsOwn(func() {
+		if sup.notifier.fd, err = installFilter(sup.arch.filter()); err != nil {
+			err = &LaunchError{Step: "seccomp", Path: o.Path, Err: err}
+			return
+		}
+		if o.Drop {
+			err = dropCapabilities()
+		}
+		if err == nil {
+			pid, err = syscall.ForkExec(o.Path, o.Args, &syscall.ProcAttr{
+				Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setpgid: true, Pgid: o.Group},
+			})
+		}
+		if err != nil {
+			unix.Close(sup.notifier.fd)
+			err = &LaunchError{Step: "exec", Path: o.Path, Err: plainErrno(err)}
+		}
+	})
+	for _, fd := range sup.passed {
+		unix.Close(fd)
 	}
+	return pid, err
+}
+
+// onThreadOfItsOwn runs f on a thread that ends with it. That is never the process's first, which
+// would stay.
+func onThreadOfItsOwn(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			onThreadOfItsOwn(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+	<-done
+}
+
+// installFilter puts the filter on this thread and returns its descriptor. Where the process may
+// do without, programs keep what set-user-ID gives them; elsewhere the kernel asks for
+// PR_SET_NO_NEW_PRIVS.
+func installFilter(prog []unix.SockFilter) (int, error) {
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	set := func() (int, syscall.Errno) {
+		fd, _, errno := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+			unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&fprog)))
+		return int(fd), errno
+	}
+	fd, errno := set()
+	if errno == unix.EACCES {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return -1, err
+		}
+		fd, errno = set()
+	}
+	runtime.KeepAlive(prog)
+	if errno != 0 {
+		return -1, errno
+	}
+	return fd, nil // closed on exec, as the kernel makes it
+}
+
+// dropCapabilities gives up what this thread may do beyond its user.
+func dropCapabilities() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return err
+	}
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	return unix.Capset(&head, &none[0])
+}
+
+// passedDescriptors returns those above 2 that this process leaves to a program it executes, and
+// the lowest number that none of them has.
+func passedDescriptors() (fds []int, free int) {
+	free = 3
+	for inherited(free) {
+		free++
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, free
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 && inherited(fd) {
+			fds = append(fds, fd)
+		}
+	}
+	return fds, free
+}
+
+func inherited(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil && flags&unix.FD_CLOEXEC == 0
 }

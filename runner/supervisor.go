@@ -13,14 +13,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ustack/ustack/runner/launcher"
 )
 
 // A supervisor answers the calls of one program and all that it starts.
 type supervisor struct {
 	cfg      stageConfig
-	child    launcher.Child
+	order    order
+	passed   []int // descriptors for the program
 	front    *os.File
 	env      *environment
 	arch     *arch
@@ -48,17 +47,19 @@ type supervisor struct {
 }
 
 // supervisorMain is the life of the supervisor.
-func supervisorMain(child launcher.Child) int {
+func supervisorMain(o order) int {
+	unix.CloseOnExec(o.FD)
+	passed, _ := passedDescriptors()
 	// It ends after the program, whatever is sent to all processes of a service. Signals that are
 	// ignored would be so in the program.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	sup := &supervisor{child: child, front: os.NewFile(uintptr(child.Order.FD), "front"), arch: nativeArch(runtime.GOARCH)}
+	sup := &supervisor{order: o, passed: passed, front: os.NewFile(uintptr(o.FD), "front"), arch: nativeArch(runtime.GOARCH)}
 	line, err := bufio.NewReader(sup.front).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &sup.cfg)
 	}
 	if err == nil {
-		sup.env, err = prepare(sup.cfg, child.Order)
+		sup.env, err = prepare(sup.cfg, o)
 	}
 	if err == nil {
 		err = sup.run()
@@ -107,33 +108,25 @@ func (sup *supervisor) run() (err error) {
 	}
 	defer sup.meeting.close()
 	sup.daemon = newDaemon(string(sup.cfg.Socket))
-	connected := make(chan error, 1)
-	go func() { connected <- sup.daemon.open(sup.ctx) }()
-	l, err := sup.orderLauncher()
+	if err := sup.daemon.open(sup.ctx); err != nil {
+		return err
+	}
+	pid, err := sup.launch()
 	if err != nil {
-		<-connected
-		return err
-	}
-	if err := <-connected; err != nil {
-		l.discard()
-		return err
-	}
-	if err := l.takeFilter(sup); err != nil {
 		return err
 	}
 	defer unix.Close(sup.notifier.fd)
-	pidfd, err := unix.PidfdOpen(l.pid, 0)
+	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		l.discard()
-		return err
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(pidfd)
 	go sup.watchFront(pidfd)
-	sup.report(stageReport{PID: l.pid})
-	sup.wg.Add(4)
+	sup.report(stageReport{PID: pid})
+	sup.wg.Add(3)
 	go sup.refresh()
-	go sup.reap(l)
-	go l.watchExec(sup)
+	go sup.reap(pid)
 	go sup.sweeper()
 	releaseStandardStreams()
 	sup.loop()
@@ -182,7 +175,7 @@ func (sup *supervisor) end() {
 }
 
 // reap waits for the program, and for orphans that became children of the supervisor.
-func (sup *supervisor) reap(l *launched) {
+func (sup *supervisor) reap(program int) {
 	defer sup.wg.Done()
 	for {
 		var ws unix.WaitStatus
@@ -194,17 +187,16 @@ func (sup *supervisor) reap(l *launched) {
 			return
 		}
 		if ws.Stopped() {
-			if p == l.pid {
+			if p == program {
 				sup.report(stageReport{Stopped: true})
 			}
 			continue
 		}
 		sup.sweepSoon()
-		if p == l.pid {
+		if p == program {
 			if sup.holds() { // whoever starts it again wants its ports
 				sup.sweepNow()
 			}
-			<-l.became // what the launcher told comes before its end
 			sup.report(stageReport{Ended: true, Status: uint32(ws)})
 			if !sup.cfg.Verbose {
 				discardStream(2)
