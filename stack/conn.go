@@ -32,6 +32,7 @@ type TCPConn struct {
 	writeMu sync.Mutex
 	holder
 	written int64 // bytes written so far
+	refill  refill
 
 	finished atomic.Bool // CloseWrite was called
 }
@@ -198,7 +199,7 @@ func (c *TCPConn) write(b []byte) (int, error) {
 			if c.growSend(len(b) - done) {
 				continue
 			}
-			if err := c.waitWrite(); err != nil {
+			if err := c.awaitRoom(); err != nil {
 				return done, err
 			}
 		default:

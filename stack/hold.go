@@ -184,7 +184,7 @@ func (h *hold) flush(ep tcpip.Endpoint) {
 	p := payload{body: h.buf[:h.n]}
 	_, terr := ep.Write(&p, tcpip.WriteOptions{})
 	opts := ep.SocketOptions()
-	for extra := int64(h.n); p.Len() > 0 && extra <= int64(sendBuffers.Max); extra *= 2 {
+	for extra := int64(h.n); p.Len() > 0 && extra <= mostSend; extra *= 2 {
 		if _, full := terr.(*tcpip.ErrWouldBlock); terr != nil && !full {
 			break // the connection has failed; the next write or read says so
 		}

@@ -82,7 +82,7 @@ func (o options) SetOption(name string, value int) error {
 		a.fix(true, int64(min(max(value, receiveBuffers.Min), receiveBuffers.Max)))
 		return nil
 	case a != nil && name == "so.sndbuf" && a.send.Load() > 0: // UDP's is not booked: nothing waits in it
-		a.fix(false, int64(min(max(value, sendBuffers.Min), sendBuffers.Max)))
+		a.fix(false, int64(min(max(value, sendBuffers.Min), mostSend)))
 		return nil
 	}
 	if terr := opt.set(o.ep, value); terr != nil {
@@ -181,7 +181,7 @@ func getSendBuffer(ep tcpip.Endpoint) (int, tcpip.Error) {
 }
 
 func setSendBuffer(ep tcpip.Endpoint, v int) tcpip.Error {
-	ep.SocketOptions().SetSendBufferSize(int64(min(max(v, sendBuffers.Min), sendBuffers.Max)), true)
+	ep.SocketOptions().SetSendBufferSize(int64(min(max(v, sendBuffers.Min), mostSend)), true)
 	return nil
 }
 

@@ -9,12 +9,22 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// Buffer sizes in bytes: least, default and most. The most is what a path of
-// 1 Gbit/s × 60 ms fills; netstack advertises half of the receive buffer.
+// Buffer sizes in bytes: least, default and most. Half of the receive buffer is the
+// window: at most what a path of 1 Gbit/s × 30 ms fills.
+//
+// A send buffer grows with the congestion window, and the largest is what ends slow start
+// on a path without loss. 4 MiB are what Linux gives (tcp_wmem in ip-sysctl.rst). Slow
+// start into 8 MiB overran the queue of a path of 1 Gbit/s × 40 ms that holds twice what
+// fills it, and netstack's SACK recovery walks over the whole window for every
+// acknowledgement, which over 4,000 segments is slower than they come: it ends in a
+// timeout. bench/profiles/wide-from.txt shows it.
 var (
-	sendBuffers    = tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 8 << 20}
+	sendBuffers    = tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	receiveBuffers = tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 8 << 20}
 )
+
+// mostSend is the largest send buffer that a program may choose, in bytes.
+const mostSend = 8 << 20
 
 // The defaults of Config, by the rows "grid" of the bench; bench/profiles/loss-grid.txt
 // has the figures.
