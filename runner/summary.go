@@ -54,5 +54,9 @@ func (sup *supervisor) summary() {
 	for _, name := range names {
 		parts = append(parts, fmt.Sprintf("%s %d", name, sup.counts[name]))
 	}
+	if total == 0 {
+		fmt.Fprintln(os.Stderr, "ustack: no calls were passed to the supervisor")
+		return
+	}
 	fmt.Fprintf(os.Stderr, "ustack: %d calls were passed to the supervisor: %s\n", total, strings.Join(parts, ", "))
 }
