@@ -111,16 +111,24 @@ func prepare(cfg stageConfig, o order) (*environment, error) {
 	if cfg.Mount {
 		e.names = &names{avoid: []string{o.Path, string(cfg.Socket)}}
 	}
-	if cfg.Net {
+	imaged := make(chan error, 1)
+	go func() { // beside the mounts; both mostly wait for the kernel
 		var err error
-		if e.image, err = newImage(); err != nil {
-			return nil, namespaceError(o, err)
+		if cfg.Net {
+			if e.image, err = newImage(); err == nil && cfg.State != nil {
+				e.image.update(*cfg.State)
+			}
 		}
+		imaged <- err
+	}()
+	var err error
+	if e.names != nil && cfg.State != nil {
+		err = e.names.update(*cfg.State)
 	}
-	if cfg.State == nil {
-		return e, nil
+	if ierr := <-imaged; ierr != nil {
+		err = ierr
 	}
-	return e, namespaceError(o, e.update(*cfg.State))
+	return e, namespaceError(o, err)
 }
 
 // update makes the environment what the stack is now.

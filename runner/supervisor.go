@@ -59,9 +59,6 @@ func supervisorMain(o order) int {
 		err = json.Unmarshal(line, &sup.cfg)
 	}
 	if err == nil {
-		sup.env, err = prepare(sup.cfg, o)
-	}
-	if err == nil {
 		err = sup.run()
 	}
 	if err != nil {
@@ -108,7 +105,13 @@ func (sup *supervisor) run() (err error) {
 	}
 	defer sup.meeting.close()
 	sup.daemon = newDaemon(string(sup.cfg.Socket))
-	if err := sup.daemon.open(sup.ctx); err != nil {
+	connected := make(chan error, 1)
+	go func() { connected <- sup.daemon.open(sup.ctx) }()
+	sup.env, err = prepare(sup.cfg, sup.order)
+	if cerr := <-connected; cerr != nil {
+		err = cerr
+	}
+	if err != nil {
 		return err
 	}
 	pid, err := sup.launch()
