@@ -19,6 +19,8 @@ type receive struct {
 	// msg is recvmsg's and recvmmsg's, else nil.
 	msg  *message
 	held *heldCall
+	// until is when the call ends without a datagram, zero for never.
+	until time.Time
 }
 
 // receiveFlags are the flags of a receive that the unix socket gets.
@@ -173,6 +175,9 @@ func (r *receive) poll(limit time.Duration) verdict {
 func (r *receive) hold(limit time.Duration) {
 	d := r.d
 	r.c = r.c.detached()
+	if limit > 0 {
+		r.until = time.Now().Add(limit)
+	}
 	r.held = d.s.sup.held.hold(r.c)
 	d.mu.Lock()
 	d.waiting = append(d.waiting, r)
@@ -206,12 +211,32 @@ func (r *receive) answer(v verdict) bool {
 
 // finish gives a waiting call its datagram. false says that nobody waits any more.
 func (r *receive) finish(in inbound) bool {
-	if !r.c.valid() {
-		r.d.s.sup.held.done(r.held)
-		return false
+	run := r.claim()
+	return run != nil && r.c.sup.restarts.settle(run, r.result(in), false)
+}
+
+// claim is before what a waiting call does with a datagram, until settle: made again meanwhile, the
+// call must not take another into the same memory. nil says that nobody waits any more.
+func (r *receive) claim() *running {
+	run := r.c.sup.restarts.claim(r.c)
+	r.c.sup.held.done(r.held)
+	return run
+}
+
+// again lets a call wait on for which nothing was there, and reports whether there is something now.
+func (r *receive) again(run *running) (more bool) {
+	next := *r
+	next.c = r.d.s.sup.restarts.release(run)
+	var limit time.Duration
+	if !r.until.IsZero() {
+		limit = max(time.Until(r.until), 1)
 	}
-	r.d.s.sup.held.done(r.held)
-	return r.c.offer(r.result(in))
+	next.hold(limit)
+	_ = next.c.withFD(func(fd int) error {
+		more = readable(fd)
+		return nil
+	})
+	return more
 }
 
 // wake lets the calls that wait look into the unix socket's queue.
@@ -221,8 +246,8 @@ func (d *dgram) wake() {
 		if r == nil {
 			return
 		}
-		if !r.c.valid() {
-			d.s.sup.held.done(r.held)
+		run := r.claim()
+		if run == nil {
 			continue
 		}
 		v := fail(unix.EBADF)
@@ -234,10 +259,12 @@ func (d *dgram) wake() {
 			return nil
 		})
 		if err == nil && v.errno == unix.EAGAIN {
-			d.pushWaiting(r)
+			if r.again(run) {
+				continue // a datagram has come in between
+			}
 			return
 		}
-		r.answer(v)
+		d.s.sup.restarts.settle(run, v, true)
 	}
 }
 

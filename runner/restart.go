@@ -140,12 +140,53 @@ func (c *call) once(f func() verdict) verdict {
 		v := f()
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.running[key] == run {
-			delete(r.running, key)
-		}
+		r.end(run)
 		r.deliver(run.last, v)
 	}()
 	return later
+}
+
+// claim makes a call that waited a running one: the same call made again waits for its answer. nil
+// says that nobody waits for it any more.
+func (r *restarts) claim(c *call) *running {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !c.valid() {
+		return nil
+	}
+	if r.running == nil {
+		r.running = make(map[callKey]*running)
+	}
+	run := &running{c}
+	r.running[c.key()] = run
+	return run
+}
+
+// settle answers a claimed call. An answer that reaches nobody is kept, or else the caller has to undo
+// what the call did.
+func (r *restarts) settle(run *running, v verdict, keep bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.end(run)
+	if keep {
+		return r.deliver(run.last, v)
+	}
+	return run.last.offer(v)
+}
+
+// release gives up a claim, and returns the call that waits now.
+func (r *restarts) release(run *running) *call {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.end(run)
+	return run.last
+}
+
+// end takes a running call out. mu is held.
+func (r *restarts) end(run *running) {
+	if key := run.last.key(); r.running[key] == run {
+		delete(r.running, key)
+	}
 }
 
 // gone says whether an answer failed because nobody waits for it.
