@@ -83,6 +83,7 @@ if sys.argv[2:] == ["job"]:
 else:
     time.sleep(0.2)
 type(b"\x03"); until(b"> ")
+type(b"\n"); until(b"> ") # the interrupt discards what the terminal has not passed on yet
 type(b"echo code=$?.\n"); until(b"code=130\\.")
 `
 

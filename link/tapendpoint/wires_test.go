@@ -40,7 +40,9 @@ func newStack(t *testing.T, dev link.Device, addrs ...string) *stack.Stack {
 // wants them to arrive as they were.
 func exchange(t *testing.T, a, b *stack.Stack, addr string, size int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	// netstack takes the time until a repeated segment is acknowledged for a round trip, so
+	// that a few losses in a row may cost tens of seconds.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	l, err := b.Listen("tcp", net.JoinHostPort(addr, "0"))
 	if err != nil {
