@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,7 +125,19 @@ def attempt():
     try:
         s = socket.create_connection(("`+host4+`", 7), 5); s.sendall(b"x"); return s.recv(1).decode()
     except OSError as e: return type(e).__name__ + " " + str(e.errno)
-for line in sys.stdin: print(attempt())
+for line in sys.stdin:
+    if line != "transfer\n":
+        print(attempt()); continue
+    idle, s = socket.create_connection(("`+host4+`", 7)), socket.create_connection(("`+host4+`", 19))
+    s.recv(1)
+    l = socket.create_server(("", 8000))
+    mine = socket.create_connection(("`+stack4+`", 8000))
+    print("started")
+    for c in s, idle, mine:
+        try:
+            while c.recv(65536): pass
+            print("complete")
+        except OSError as e: print(e.errno, c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 `)
 	cmd.Env = append(os.Environ(), "USTACK_SOCKET="+sock)
 	in, err := cmd.StdinPipe()
@@ -143,8 +156,22 @@ for line in sys.stdin: print(attempt())
 	ask(`^x\n`)
 	d.terminate(t)
 	ask(`^x\nOSError 100\n`) // ENETDOWN
-	upAt(t, host, sock, args...)
+	d = upAt(t, host, sock, args...)
 	ask(`^x\nOSError 100\nx\n`)
+
+	// A transfer that is cut off is not taken for a complete one.
+	serve(t, listenIn(t, host, "tcp", host4+":19"), func(c net.Conn) {
+		defer c.Close()
+		for b, err := make([]byte, 1000), error(nil); err == nil; {
+			_, err = c.Write(b)
+		}
+	})
+	if _, err := in.Write([]byte("transfer\n")); err != nil {
+		t.Fatal(err)
+	}
+	p.WaitOutput(t, `\nstarted\n`, 20*time.Second)
+	d.Signal(t, syscall.SIGKILL)
+	p.WaitOutput(t, `\nstarted\n(104 100\n){3}`, 20*time.Second) // ECONNRESET, and ENETDOWN behind it
 	in.Close()
 	if code := p.Wait(t, 10*time.Second); code != 0 {
 		t.Errorf("exit code %d", code)

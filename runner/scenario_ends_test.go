@@ -26,10 +26,41 @@ func scenarioManySockets(s *script) {
 		}
 		unix.Close(fd)
 	}
+	for i := range 50 {
+		lis, at := s.listener(unix.SOCK_NONBLOCK)
+		for j := range 4 {
+			fd := s.dial(at)
+			if j == 3 { // is never accepted
+				unix.Close(lis)
+			} else if j > 0 {
+				awaitEvent(lis, unix.POLLIN)
+				a, _, err := unix.Accept(lis)
+				must(err)
+				unix.Close(a)
+			}
+			unix.Close(fd)
+		}
+		fd := s.socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK)
+		_ = unix.Connect(fd, address(s.args[0]))
+		if i%2 > 0 {
+			awaitEvent(fd, unix.POLLOUT)
+		}
+		unix.Close(fd)
+	}
 	sup := fmt.Sprintf("/proc/%d", os.Getppid())
-	fds, err := os.ReadDir(sup + "/fd")
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) { // a sweep comes every 50 ms
+		fds, err := os.ReadDir(sup + "/fd")
+		must(err)
+		if len(fds) <= 20 || time.Now().After(end) {
+			s.say("%d", len(fds))
+			return
+		}
+	}
+}
+
+func awaitEvent(fd int, events int16) {
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 5000)
 	must(err)
-	s.say("%d", len(fds))
 }
 
 func scenarioParallel(s *script) {
@@ -305,9 +336,27 @@ func scenarioDaemonGone(s *script) {
 	c := s.dial(s.args[0])
 	s.write("write", c, "one")
 	s.read("read", c)
+	servers, here := s.listener(0)
+	busy, complete := s.dial(s.args[0]), s.dial(here)
+	b, _, err := unix.Accept(servers)
+	must(err)
+	s.write("write", b, "all")
+	must(unix.Shutdown(b, unix.SHUT_WR))
+	s.poll("complete", complete, unix.POLLRDHUP, 5000)
+	read := make(chan error)
+	go func() {
+		_, err := unix.Read(busy, make([]byte, 1))
+		read <- err
+	}()
 	s.say("first")
 	step() // the daemon is gone
+	s.told("waiting", <-read)
 	s.poll("connected", c, unix.POLLIN|unix.POLLRDHUP, 5000)
+	s.read("read", c)
+	s.soError("then", c)
+	for range 2 {
+		s.read("complete", complete)
+	}
 	fd := s.socket(unix.AF_INET, unix.SOCK_STREAM)
 	s.told("connect", unix.Connect(fd, address(s.args[0])))
 	s.told("bind", unix.Bind(s.socket(unix.AF_INET, unix.SOCK_STREAM), address("127.0.0.1:0")))
@@ -323,7 +372,7 @@ func scenarioDaemonGone(s *script) {
 		fd = s.socket(unix.AF_INET, unix.SOCK_STREAM)
 		time.Sleep(50 * time.Millisecond)
 	}
-	_, _, err := unix.Accept(lis)
+	_, _, err = unix.Accept(lis)
 	s.told("accept", err)
 }
 

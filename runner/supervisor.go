@@ -36,6 +36,7 @@ type supervisor struct {
 	held      heldCalls
 	restarts  restarts
 	voices    voices
+	spares    spares
 	watch4    watch
 	watch6    watch
 	sweeps    chan struct{}
@@ -91,6 +92,7 @@ func (sup *supervisor) run() (err error) {
 	defer sup.cancel()
 	sup.counts = make(map[sysno]uint64)
 	sup.sweeps = make(chan struct{}, 1)
+	sup.spares.limit()
 	sup.names = make(map[int32]sysno)
 	for name, nr := range sup.arch.nr {
 		sup.names[int32(nr)] = name

@@ -51,6 +51,8 @@ type tcp struct {
 	didAt time.Time
 	// far is the far end of the unix socket while no flow has it, else -1.
 	far int
+	// spare is its duplicate while a flow has it, else -1.
+	spare int
 	// told says that the program knows that it is connected.
 	told bool
 	// err is what SO_ERROR has to tell.
@@ -69,7 +71,7 @@ const didTime = 10 * time.Millisecond
 func (t *tcp) justDid(c *call) bool { return t.did == c.key() && time.Since(t.didAt) < didTime }
 
 func newTCP(s *socket) (kind, syscall.Errno) {
-	return &tcp{s: s, far: -1, options: make(map[string]int)}, 0
+	return &tcp{s: s, far: -1, spare: -1, options: make(map[string]int)}, 0
 }
 
 func (t *tcp) localAddr(*call) (netip.AddrPort, syscall.Errno) {
@@ -197,6 +199,7 @@ func (t *tcp) gone() {
 		unix.Close(t.far)
 		t.far = -1
 	}
+	t.s.sup.spares.drop(t.takeSpare())
 	if lis != nil {
 		lis.cancel()
 	}

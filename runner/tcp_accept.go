@@ -193,7 +193,7 @@ func (l *listening) accepted(fd int, from arrival) *tcp {
 	sup.growSendBuffer(fd)
 	s := &socket{sup: sup, domain: l.t.s.domain, typ: l.t.s.typ, proto: l.t.s.proto, ino: inodeOf(fd)}
 	t := &tcp{
-		s: s, far: -1, state: tcpConnected, told: true, session: from.session, flow: from.rep.Flow,
+		s: s, far: -1, spare: -1, state: tcpConnected, told: true, session: from.session, flow: from.rep.Flow,
 		local: parseWire(from.rep.Local), remote: parseWire(from.rep.Remote), options: l.t.inherited(),
 	}
 	s.kind = t

@@ -280,9 +280,10 @@ func (t *tcp) connected(d *dialing, rep control.Reply, session *control.Session)
 		drain(far, d.stuffed)
 		// Before anybody else can close the flow: what the program writes from here on is
 		// delivered even if it ends at once.
+		t.spare = t.s.sup.spares.dup(far)
 		session.PostFD(control.Request{Op: "attach", Flow: rep.Flow}, far)
 	} else {
-		unix.Close(far)
+		t.spare = t.s.sup.spares.adopt(far)
 	}
 	for _, w := range d.waiting {
 		if w.offer(ret(0)) {
@@ -303,15 +304,24 @@ func (t *tcp) ended(session *control.Session, flow uint64, why error) {
 		return
 	}
 	t.state, t.flow = tcpEnded, 0
-	errno := errnoOf(why)
+	spare := t.takeSpare()
+	errno, lost := errnoOf(why), session.Err() != nil
+	if lost || errno == unix.ECONNABORTED { // the daemon ends
+		errno = unix.ENETDOWN
+	}
 	if why != nil && errno != unix.ECONNRESET {
 		t.err = errno
 	}
 	t.mu.Unlock()
-	if why == nil || session.Err() != nil {
+	sup := t.s.sup
+	defer sup.spares.drop(spare)
+	switch {
+	case why == nil, sup.ctx.Err() != nil:
 		return
-	}
-	if errno != unix.EPIPE { // that one comes behind the end of what the peer sent, which stays an end
+	case lost:
+		t.cutOff(spare)
+		return
+	case errno != unix.EPIPE: // that one comes behind the end of what the peer sent, which stays an end
 		_ = t.withFD(leaveByte)
 	}
 	session.Post(control.Request{Op: "close", Flow: flow})
@@ -346,6 +356,7 @@ func (t *tcp) disconnect(c *call) verdict {
 	if t.flow != 0 {
 		t.session.Post(control.Request{Op: "abort", Flow: t.flow})
 		t.flow = 0
+		t.s.sup.spares.drop(t.takeSpare())
 	}
 	return answer(t.renew(c))
 }
