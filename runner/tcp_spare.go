@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spares are duplicates of the far ends that the daemon has, one for each connection that the program made. When the daemon
-// is killed the kernel closes its descriptors, which alone would be an orderly end for the
-// program: with its duplicate the supervisor makes it an error. A connection without one, because
-// descriptors have run short, ends in that way.
+// spares are duplicates of the far ends that the daemon has, one for each connection that the
+// program made. When the daemon is killed the kernel closes its descriptors, which alone would be an
+// orderly end for the program: with its duplicate the supervisor makes it an error. A connection
+// without one, because descriptors have run short, ends in that way.
 type spares struct {
 	n   atomic.Int64
 	max int64
