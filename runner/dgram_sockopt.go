@@ -11,34 +11,16 @@ import (
 	"github.com/ustack/ustack/control"
 )
 
-// dgramRules are the integer options of datagram sockets that are passed on to the stack.
+// dgramRules are the integer options of datagram sockets alone that are passed on to the stack;
+// commonRules has the others.
 var dgramRules = map[optionKey]optionRule{
-	{unix.SOL_SOCKET, unix.SO_REUSEADDR}: {wire: "so.reuseaddr", min: -maxInt32, max: maxInt32, as: asSwitch},
-	{unix.SOL_SOCKET, unix.SO_REUSEPORT}: {wire: "so.reuseport", min: -maxInt32, max: maxInt32, as: asSwitch},
 	{unix.SOL_SOCKET, unix.SO_BROADCAST}: {wire: "so.broadcast", min: -maxInt32, max: maxInt32, as: asSwitch},
 
-	{unix.IPPROTO_IP, unix.IP_TTL}:            {wire: "ip.ttl", min: -1, max: 255, initial: 64},
-	{unix.IPPROTO_IP, unix.IP_TOS}:            {wire: "ip.tos", min: 0, max: 255},
-	{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}:   {wire: "ip.mtu_discover", min: 0, max: 5, initial: 1, as: asDiscover},
 	{unix.IPPROTO_IP, unix.IP_MULTICAST_TTL}:  {wire: "ip.multicast_ttl", min: -1, max: 255, initial: 1, as: asHops},
 	{unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP}: {wire: "ip.multicast_loop", min: -maxInt32, max: maxInt32, initial: 1, as: asSwitch},
 
-	{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS}:   {wire: "ipv6.unicast_hops", min: -1, max: 255, initial: 64},
 	{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS}: {wire: "ip.multicast_ttl", min: -1, max: 255, initial: 1, as: asHops},
 	{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP}: {wire: "ip.multicast_loop", min: 0, max: 1, initial: 1},
-	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:         {wire: "ipv6.tclass", min: -1, max: 255, as: func(v int) int { return max(v, 0) }},
-	{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}:         {wire: "ipv6.v6only", min: -maxInt32, max: maxInt32, as: asSwitch},
-}
-
-// asDiscover maps IP_PMTUDISC_PROBE, _INTERFACE and _OMIT to what the stack has.
-func asDiscover(v int) int {
-	switch v {
-	case unix.IP_PMTUDISC_PROBE:
-		return unix.IP_PMTUDISC_DO
-	case unix.IP_PMTUDISC_INTERFACE, unix.IP_PMTUDISC_OMIT:
-		return unix.IP_PMTUDISC_DONT
-	}
-	return v
 }
 
 func asHops(v int) int {
@@ -120,7 +102,7 @@ func (d *dgram) setOption(c *call, level, name int, value []byte) verdict {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if rule, ok := dgramRules[key]; ok {
+	if rule, ok := ruleOf(dgramRules, key); ok {
 		v, errno := intValue(level, value)
 		switch {
 		case errno != 0:
@@ -228,7 +210,7 @@ func (d *dgram) option(c *call, level, name int) verdict {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if rule, ok := dgramRules[key]; ok {
+	if rule, ok := ruleOf(dgramRules, key); ok {
 		v, set := d.options[rule.wire]
 		if !set || rule.wire == "ip.ttl" && v == -1 || rule.wire == "ipv6.unicast_hops" && v == -1 {
 			v = rule.initial

@@ -25,6 +25,41 @@ type optionRule struct {
 	as func(v int) int
 }
 
+// commonRules are the integer options of every socket that are passed on to the stack.
+var commonRules = map[optionKey]optionRule{
+	{unix.SOL_SOCKET, unix.SO_REUSEADDR}: {wire: "so.reuseaddr", min: -maxInt32, max: maxInt32, as: asSwitch},
+	{unix.SOL_SOCKET, unix.SO_REUSEPORT}: {wire: "so.reuseport", min: -maxInt32, max: maxInt32, as: asSwitch},
+
+	{unix.IPPROTO_IP, unix.IP_TTL}:          {wire: "ip.ttl", min: -1, max: 255, initial: 64},
+	{unix.IPPROTO_IP, unix.IP_TOS}:          {wire: "ip.tos", min: 0, max: 255},
+	{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}: {wire: "ip.mtu_discover", min: 0, max: 5, initial: 1, as: asDiscover},
+
+	{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS}: {wire: "ipv6.unicast_hops", min: -1, max: 255, initial: 64},
+	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:       {wire: "ipv6.tclass", min: -1, max: 255, as: func(v int) int { return max(v, 0) }},
+	{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}:       {wire: "ipv6.v6only", min: -maxInt32, max: maxInt32, as: asSwitch},
+}
+
+// ruleOf looks an option up in the rules of a kind of sockets and in the common ones.
+func ruleOf(kind map[optionKey]optionRule, key optionKey) (optionRule, bool) {
+	rule, ok := kind[key]
+	if !ok {
+		rule, ok = commonRules[key]
+	}
+	return rule, ok
+}
+
+// asDiscover leaves out the kinds of IP_MTU_DISCOVER that differ only in what they do with the
+// kernel's routes: PROBE, INTERFACE and OMIT.
+func asDiscover(v int) int {
+	switch v {
+	case unix.IP_PMTUDISC_PROBE:
+		return unix.IP_PMTUDISC_DO
+	case unix.IP_PMTUDISC_INTERFACE, unix.IP_PMTUDISC_OMIT:
+		return unix.IP_PMTUDISC_DONT
+	}
+	return v
+}
+
 func asSwitch(v int) int {
 	if v != 0 {
 		return 1

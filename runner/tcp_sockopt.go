@@ -12,10 +12,9 @@ import (
 	"github.com/ustack/ustack/control"
 )
 
-// tcpRules are the integer options of TCP sockets that are passed on to the stack.
+// tcpRules are the integer options of TCP sockets alone that are passed on to the stack; commonRules
+// has the others.
 var tcpRules = map[optionKey]optionRule{
-	{unix.SOL_SOCKET, unix.SO_REUSEADDR}: {wire: "so.reuseaddr", min: -maxInt32, max: maxInt32, as: asSwitch},
-	{unix.SOL_SOCKET, unix.SO_REUSEPORT}: {wire: "so.reuseport", min: -maxInt32, max: maxInt32, as: asSwitch},
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE}: {wire: "so.keepalive", min: -maxInt32, max: maxInt32, as: asSwitch},
 
 	{unix.IPPROTO_TCP, unix.TCP_NODELAY}:      {wire: "tcp.nodelay", min: -maxInt32, max: maxInt32, as: asSwitch},
@@ -27,26 +26,6 @@ var tcpRules = map[optionKey]optionRule{
 	{unix.IPPROTO_TCP, unix.TCP_SYNCNT}:       {wire: "tcp.syncnt", min: 1, max: 127, initial: 6},
 	{unix.IPPROTO_TCP, unix.TCP_MAXSEG}:       {wire: "tcp.maxseg", min: 88, max: 32767, initial: 536},
 	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT}: {wire: "tcp.user_timeout", min: 0, max: maxInt32},
-
-	{unix.IPPROTO_IP, unix.IP_TTL}:          {wire: "ip.ttl", min: -1, max: 255, initial: 64},
-	{unix.IPPROTO_IP, unix.IP_TOS}:          {wire: "ip.tos", min: 0, max: 255},
-	{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER}: {wire: "ip.mtu_discover", min: 0, max: 5, initial: 1, as: asDiscovery},
-
-	{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS}: {wire: "ipv6.unicast_hops", min: -1, max: 255, initial: 64},
-	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:       {wire: "ipv6.tclass", min: -1, max: 255, as: func(v int) int { return max(v, 0) }},
-	{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}:       {wire: "ipv6.v6only", min: -maxInt32, max: maxInt32, as: asSwitch},
-}
-
-// asDiscovery leaves out the kinds of IP_MTU_DISCOVER that differ only in what they do with the
-// kernel's routes: PROBE, INTERFACE and OMIT.
-func asDiscovery(v int) int {
-	switch v {
-	case unix.IP_PMTUDISC_PROBE:
-		return unix.IP_PMTUDISC_DO
-	case unix.IP_PMTUDISC_INTERFACE, unix.IP_PMTUDISC_OMIT:
-		return unix.IP_PMTUDISC_DONT
-	}
-	return v
 }
 
 // keptOptions are options that make no difference on the stack, and are remembered as set.
@@ -158,7 +137,7 @@ func (t *tcp) sendOptions() {
 
 func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
 	key := optionKey{level, name}
-	if rule, ok := tcpRules[key]; ok {
+	if rule, ok := ruleOf(tcpRules, key); ok {
 		v, errno := intValue(level, value)
 		switch {
 		case errno != 0:
@@ -281,7 +260,7 @@ func (t *tcp) option(c *call, level, name int) verdict {
 	key := optionKey{level, name}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if rule, ok := tcpRules[key]; ok {
+	if rule, ok := ruleOf(tcpRules, key); ok {
 		if level == unix.IPPROTO_IPV6 && t.s.domain != unix.AF_INET6 {
 			return fail(unix.EOPNOTSUPP)
 		}

@@ -69,13 +69,30 @@ func dualStack(w *world) {
 	unix.Close(fd)
 }
 
+// An intOption is an option, and a value to set it to.
+type intOption struct {
+	name       string
+	level, opt int
+	v          int
+}
+
+// tryOption tells an option before and after it is set, and closes fd. Of sizes it tells only
+// whether they are of the right order.
+func (w *world) tryOption(fd int, o intOption) {
+	before, berr := unix.GetsockoptInt(fd, o.level, o.opt)
+	serr := setInt(fd, o.level, o.opt, o.v)
+	after, aerr := unix.GetsockoptInt(fd, o.level, o.opt)
+	if strings.HasSuffix(o.name, "BUF") {
+		w.say(o.name, berr, before > 1000, serr, aerr, after >= o.v)
+	} else {
+		w.say(o.name, berr, before, serr, aerr, after)
+	}
+	unix.Close(fd)
+}
+
 func options(w *world) {
 	// Set, and what is there then.
-	for _, o := range []struct {
-		name       string
-		level, opt int
-		v          int
-	}{
+	for _, o := range []intOption{
 		{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
 		{"SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1},
 		{"SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
@@ -110,40 +127,18 @@ func options(w *world) {
 		{"unknown level", 9999, 1, 1},
 		{"IPV6_V6ONLY of IPv4", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
 	} {
-		fd := tcp()
-		before, berr := unix.GetsockoptInt(fd, o.level, o.opt)
-		serr := setInt(fd, o.level, o.opt, o.v)
-		after, aerr := unix.GetsockoptInt(fd, o.level, o.opt)
-		if strings.HasSuffix(o.name, "BUF") {
-			w.say(o.name, berr, before > 1000, serr, aerr, after >= o.v)
-		} else {
-			w.say(o.name, berr, before, serr, aerr, after)
-		}
-		unix.Close(fd)
+		w.tryOption(tcp(), o)
 	}
-	for _, o := range []struct {
-		name       string
-		level, opt int
-		v          int
-	}{
+	for _, o := range []intOption{
 		{"IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
 		{"IPV6_UNICAST_HOPS", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, 9},
 		{"IPV6_TCLASS", unix.IPPROTO_IPV6, unix.IPV6_TCLASS, 0x20},
 		{"IPV6_RECVPKTINFO", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
 		{"TCP_NODELAY, IPv6", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 	} {
-		fd := tcp6()
-		before, berr := unix.GetsockoptInt(fd, o.level, o.opt)
-		serr := setInt(fd, o.level, o.opt, o.v)
-		after, aerr := unix.GetsockoptInt(fd, o.level, o.opt)
-		w.say(o.name, berr, before, serr, aerr, after)
-		unix.Close(fd)
+		w.tryOption(tcp6(), o)
 	}
-	for _, o := range []struct {
-		name       string
-		level, opt int
-		v          int
-	}{
+	for _, o := range []intOption{
 		{"UDP IP_PKTINFO", unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
 		{"UDP IP_RECVTTL", unix.IPPROTO_IP, unix.IP_RECVTTL, 1},
 		{"UDP IP_MULTICAST_TTL", unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, 4},
@@ -151,12 +146,7 @@ func options(w *world) {
 		{"UDP TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{"UDP SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	} {
-		fd := udp()
-		before, berr := unix.GetsockoptInt(fd, o.level, o.opt)
-		serr := setInt(fd, o.level, o.opt, o.v)
-		after, aerr := unix.GetsockoptInt(fd, o.level, o.opt)
-		w.say(o.name, berr, before, serr, aerr, after)
-		unix.Close(fd)
+		w.tryOption(udp(), o)
 	}
 
 	fd := tcp()
