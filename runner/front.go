@@ -31,14 +31,19 @@ func Run(ctx context.Context, cfg Config) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	defer f.conn.Close()
-	return f.wait(ctx)
+	status, err := f.wait(ctx)
+	f.release()
+	return status, err
 }
 
 // A front is the process that the user started, towards its supervisor.
 type front struct {
 	cfg  Config
 	conn *os.File
+	// supervisor is a child of this process.
+	supervisor int
+	// leaves says that the supervisor lives on for what the program has left.
+	leaves bool
 }
 
 // A stageConfig is what the front tells the supervisor, beside its order.
@@ -54,13 +59,15 @@ type stageConfig struct {
 // A stageReport is what the supervisor tells the front: that the program runs, that it was
 // stopped, that it has ended, or why it was not started.
 type stageReport struct {
-	PID     int           `json:"pid,omitempty"`
-	Stopped bool          `json:"stopped,omitempty"`
-	Ended   bool          `json:"ended,omitempty"`
-	Status  uint32        `json:"status,omitempty"`
-	Step    string        `json:"step,omitempty"`
-	Errno   syscall.Errno `json:"errno,omitempty"`
-	Error   string        `json:"error,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+	Stopped bool   `json:"stopped,omitempty"`
+	Ended   bool   `json:"ended,omitempty"`
+	Status  uint32 `json:"status,omitempty"`
+	// Left says that the program has left processes that the supervisor lives on for.
+	Left  bool          `json:"left,omitempty"`
+	Step  string        `json:"step,omitempty"`
+	Errno syscall.Errno `json:"errno,omitempty"`
+	Error string        `json:"error,omitempty"`
 }
 
 func startSupervisor(ctx context.Context, cfg Config) (*front, error) {
@@ -101,10 +108,24 @@ func startSupervisor(ctx context.Context, cfg Config) (*front, error) {
 		_, err = f.conn.Write(append(b, '\n'))
 	}
 	if err != nil {
-		f.conn.Close() // which ends the supervisor
+		f.release()
 		return nil, err
 	}
 	return f, nil
+}
+
+// release lets go of the supervisor, and waits for its end unless it lives on: nobody else would
+// take its exit status where the first process of a container does not.
+func (f *front) release() {
+	f.conn.Close() // ends a supervisor that has no program yet
+	if f.supervisor == 0 || f.leaves {
+		return
+	}
+	for {
+		if _, err := unix.Wait4(f.supervisor, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
 }
 
 // startSupervisor starts it with what the program is to inherit. end is its end of the socket.
@@ -129,10 +150,11 @@ func (f *front) startSupervisor(around surroundings, end int) error {
 		FD: free, Group: unix.Getpgrp(), Ignore: ignoredSignals(), Drop: around.user && os.Geteuid() != 0,
 		Path: f.cfg.Path, Args: f.cfg.Args,
 	}
-	_, err := syscall.ForkExec("/proc/self/exe", o.argv(), &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", o.argv(), &syscall.ProcAttr{
 		Dir: f.cfg.Dir, Env: env, Files: files, Sys: around.supervisorAttr(),
 	})
 	if err == nil {
+		f.supervisor = pid
 		return nil
 	}
 	step := "start"
@@ -190,6 +212,7 @@ func (f *front) follow(ctx context.Context, signals <-chan received) (Status, er
 	p := program{fd: -1}
 	defer p.close()
 	var pending []received
+	cancelled := ctx.Done()
 	for {
 		select {
 		case s := <-signals:
@@ -198,12 +221,18 @@ func (f *front) follow(ctx context.Context, signals <-chan received) (Status, er
 				continue
 			}
 			p.forward(s)
-		case <-ctx.Done():
+		case <-cancelled:
+			if cancelled = nil; p.pid == 0 {
+				f.leaves = true // it kills what it starts when it sees us gone
+				return Status{}, ctx.Err()
+			}
 			p.signal(unix.SIGKILL)
-			return Status{}, ctx.Err()
 		case r := <-reports:
 			switch {
 			case r.Ended:
+				if f.leaves = r.Left; cancelled == nil && ctx.Err() != nil {
+					return Status{}, ctx.Err()
+				}
 				return Status{syscall.WaitStatus(r.Status)}, nil
 			case r.Stopped:
 				p.suspendBoth()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -121,8 +122,10 @@ func replaceSet[T comparable](have *map[T]bool, want map[T]bool, change func(v T
 	*have = want
 }
 
-// link makes an interface that looks like the stack's link: a dummy where the kernel has that,
-// else one end of a tap or a cable, else the loopback interface.
+// link makes an interface that looks like the stack's link: a dummy where the kernel has that, else one
+// end of a cable or a tap, else the loopback interface. A tap is the last choice: the process that
+// has it open ends later by the time that taking it down needs, the other interfaces go with the
+// namespace, behind everybody's back.
 func (m *image) link(l control.Link) netlink.Link {
 	attrs := func() netlink.LinkAttrs {
 		a := netlink.NewLinkAttrs()
@@ -132,8 +135,8 @@ func (m *image) link(l control.Link) netlink.Link {
 	}
 	for _, made := range []netlink.Link{
 		&netlink.Dummy{LinkAttrs: attrs()},
-		&netlink.Tuntap{LinkAttrs: attrs(), Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1},
 		&netlink.Veth{LinkAttrs: attrs(), PeerName: cableEnd(l.Name)},
+		&netlink.Tuntap{LinkAttrs: attrs(), Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1},
 	} {
 		if m.nl.LinkAdd(made) != nil {
 			continue
@@ -157,10 +160,30 @@ func (m *image) link(l control.Link) netlink.Link {
 			}
 		}
 		if m.nl.LinkSetUp(there) == nil {
+			askCarrier(l.Name)
 			return there
 		}
 	}
 	return m.links["lo"]
+}
+
+// askCarrier asks whether an interface has a carrier (ETHTOOL_GLINK), which makes the kernel act on one
+// that has just come: IFF_RUNNING is set when the program looks.
+func askCarrier(name string) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_GLINK}
+	var req struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}
+	copy(req.name[:unix.IFNAMSIZ-1], name)
+	req.data = unsafe.Pointer(&value)
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
 }
 
 // cableEnd names the other end of a cable.

@@ -202,10 +202,36 @@ func (sup *supervisor) reap(program int) {
 			if sup.holds() { // whoever starts it again wants its ports
 				sup.sweepNow()
 			}
-			sup.report(stageReport{Ended: true, Status: uint32(ws)})
+			sup.report(stageReport{Ended: true, Status: uint32(ws), Left: sup.leftBehind()})
 			if !sup.cfg.Verbose {
 				discardStream(2)
 			}
+		}
+	}
+}
+
+// leftBehind says whether anybody has the filter after the program's end. Those that end with it, as
+// by a signal to all of them, have a moment to do so.
+func (sup *supervisor) leftBehind() bool {
+	const step, steps = 5, 4 // milliseconds
+	for i := 0; ; i++ {
+		for { // before Linux 6.11 those whose status nobody has taken still have it
+			var ws unix.WaitStatus
+			if p, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil); err != unix.EINTR && (err != nil || p <= 0) {
+				break
+			}
+		}
+		timeout := step
+		if i == 0 {
+			timeout = 0
+		}
+		p := [1]unix.PollFd{{Fd: int32(sup.notifier.fd)}}
+		_, _ = unix.Poll(p[:], timeout)
+		if p[0].Revents&unix.POLLHUP != 0 {
+			return false
+		}
+		if i == steps {
+			return true
 		}
 	}
 }
