@@ -204,9 +204,16 @@ const (
 	long     = 10 * time.Second
 )
 
-// settle waits until poll tells of want, and returns all it tells then.
+// settle waits until poll tells of want, and returns all it tells then. Where it tells of a hangup
+// instead, the rest may come a moment later.
 func settle(fd int, want int16) string {
-	poll(fd, want, long)
+	p := []unix.PollFd{{Fd: int32(fd), Events: want}}
+	for deadline := time.Now().Add(long); time.Now().Before(deadline); {
+		_, err := unix.Poll(p, int(time.Until(deadline).Milliseconds()))
+		if err == nil && (p[0].Revents&unix.POLLHUP == 0 || p[0].Revents&want == want) {
+			break
+		}
+	}
 	return poll(fd, anything, 0)
 }
 
