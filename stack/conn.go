@@ -43,13 +43,10 @@ var (
 	_ io.WriterTo   = (*TCPConn)(nil)
 )
 
-// newTCPConn returns the connection of an endpoint. fixed is the size of the receive
-// buffer in bytes if the program has chosen it, else 0.
-func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, fixed int64) (*TCPConn, error) {
-	info, err := ep.GetRemoteAddress()
-	if err != nil { // reset before it was accepted
-		return nil, sysErr("getpeername", err)
-	}
+// newTCPConn returns the connection of an endpoint to remote. The endpoint cannot be asked for that any
+// more where it has been reset already. fixed is the size of the receive buffer in bytes if the
+// program has chosen it, else 0.
+func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, remote tcpip.FullAddress, fixed int64) (*TCPConn, error) {
 	local, err := ep.GetLocalAddress()
 	if err != nil {
 		return nil, sysErr("getsockname", err)
@@ -57,7 +54,7 @@ func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, fixed int64) (*TC
 	c := &TCPConn{
 		conns:  &s.conns,
 		local:  fromFull(local, 0),
-		remote: fromFull(info, 0),
+		remote: fromFull(remote, 0),
 	}
 	c.pollable.init(ep, wq, s.closed)
 	c.pollable.account = &c.account

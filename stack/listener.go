@@ -42,7 +42,8 @@ func (l *TCPListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// AcceptTCP waits for the next connection.
+// AcceptTCP waits for the next connection. One that was reset meanwhile is a connection, too, whose
+// reads fail with ECONNRESET behind the data that came before.
 func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 	l.acceptMu.Lock()
 	defer l.acceptMu.Unlock()
@@ -50,13 +51,14 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 		if err := l.checkRead(); err != nil {
 			return nil, opErr("accept", "tcp", nil, l.addr, err)
 		}
-		ep, wq, terr := l.ep.Accept(nil)
+		var from tcpip.FullAddress
+		ep, wq, terr := l.ep.Accept(&from)
 		switch terr.(type) {
 		case nil:
-			c, err := newTCPConn(l.s, ep, wq, l.fixedRecv)
-			if err != nil { // it was reset while it waited: nothing to accept
+			c, err := newTCPConn(l.s, ep, wq, from, l.fixedRecv)
+			if err != nil {
 				ep.Close()
-				continue
+				return nil, opErr("accept", "tcp", nil, l.addr, err)
 			}
 			c.setDefaults()
 			return c, nil

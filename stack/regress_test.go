@@ -3,9 +3,11 @@ package stack
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -233,5 +235,48 @@ func TestBroadcast(t *testing.T) {
 	server.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if n, _, err := server.ReadFrom(make([]byte, 9)); n != 1 || err != nil {
 		t.Errorf("broadcast: %d bytes, %v", n, err)
+	}
+}
+
+// TestAcceptAfterReset accepts connections whose peers have reset them before: the listener's owner
+// learns of each of them, and reads what came before the reset.
+func TestAcceptAfterReset(t *testing.T) {
+	a, b := pair(t, link.PipeConfig{})
+	l, err := b.Listen("tcp", "10.0.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, words := range []string{"", "last words"} {
+		c, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, words); err != nil {
+			t.Fatal(err)
+		}
+		// until waits for what the other stack's sockets are then.
+		until := func(ok func([]SocketInfo) bool) {
+			for deadline := time.Now().Add(5 * time.Second); !ok(b.Sockets()) && time.Now().Before(deadline); {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		until(func(all []SocketInfo) bool {
+			return slices.ContainsFunc(all, func(k SocketInfo) bool { return k.State == "ESTAB" && k.RecvQ == len(words) })
+		})
+		c.(*TCPConn).Abort()
+		until(func(all []SocketInfo) bool { return len(all) == 1 })
+		got, err := l.Accept()
+		if err != nil {
+			t.Fatalf("accept: %v", err)
+		}
+		if got.RemoteAddr().String() != c.LocalAddr().String() || got.LocalAddr().String() != "10.0.0.2:80" {
+			t.Errorf("addresses %v, %v, want 10.0.0.2:80, %v", got.LocalAddr(), got.RemoteAddr(), c.LocalAddr())
+		}
+		all, err := io.ReadAll(got)
+		if string(all) != words || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read %q, %v, want %q and ECONNRESET", all, err, words)
+		}
+		got.Close()
 	}
 }

@@ -150,7 +150,7 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 		k.ep.Close()
 		return nil, err
 	}
-	c, err := newTCPConn(k.s, k.ep, k.wq, k.fixedRecv())
+	c, err := newTCPConn(k.s, k.ep, k.wq, full, k.fixedRecv())
 	if err != nil {
 		err = fail(err)
 		k.ep.Close()
