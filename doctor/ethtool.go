@@ -1,0 +1,89 @@
+package doctor
+
+import (
+	"context"
+	"encoding/binary"
+	"runtime"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Interface flags of include/uapi/linux/if.h that matter here.
+const (
+	iffUp      = unix.IFF_UP
+	iffNoARP   = unix.IFF_NOARP
+	iffLowerUp = unix.IFF_LOWER_UP
+)
+
+// gatherEthtool asks the tap and its fellow ports.
+func gatherEthtool(_ context.Context, _ *Config, env *Environment) {
+	tap := env.Tap()
+	if tap == nil {
+		return
+	}
+	links := []netlink.Link{tap}
+	if m := env.Master(); m != nil {
+		links = append(links, env.Ports(m)...)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		env.notef("ethtool: %v", err)
+		return
+	}
+	defer unix.Close(fd)
+	env.Ethtool = make(map[string]Ethtool)
+	for _, l := range links {
+		env.Ethtool[l.Attrs().Name] = askEthtool(fd, l.Attrs().Name)
+	}
+}
+
+// ethtoolCmd is struct ethtool_cmd, 44 bytes: speed is a u16 at 12 with its upper half
+// at 28, duplex a byte at 14 (include/uapi/linux/ethtool.h).
+const ethtoolCmdLen = 44
+
+func askEthtool(fd int, name string) (e Ethtool) {
+	var cmd [ethtoolCmdLen]byte
+	binary.NativeEndian.PutUint32(cmd[:], unix.ETHTOOL_GSET)
+	if ethtoolIoctl(fd, name, unsafe.Pointer(&cmd)) == nil {
+		e.Known = true
+		e.Speed = uint32(binary.NativeEndian.Uint16(cmd[12:])) | uint32(binary.NativeEndian.Uint16(cmd[28:]))<<16
+		if e.Speed == 0xffff || e.Speed == 0xffffffff { // SPEED_UNKNOWN, of 16 and of 32 bits
+			e.Speed = 0
+		}
+		e.Duplex = "unknown"
+		switch cmd[14] {
+		case 0:
+			e.Duplex = "half"
+		case 1:
+			e.Duplex = "full"
+		}
+	}
+	e.TxChecksum = ethtoolValue(fd, name, unix.ETHTOOL_GTXCSUM)
+	e.TSO = ethtoolValue(fd, name, unix.ETHTOOL_GTSO)
+	return e
+}
+
+// ethtoolValue asks for one of the values that struct ethtool_value holds.
+func ethtoolValue(fd int, name string, cmd uint32) bool {
+	v := [2]uint32{cmd, 0}
+	return ethtoolIoctl(fd, name, unsafe.Pointer(&v)) == nil && v[1] != 0
+}
+
+// ethtoolIoctl makes a request; data is what ifr_data points to.
+func ethtoolIoctl(fd int, name string, data unsafe.Pointer) error {
+	var ifr struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}
+	copy(ifr.name[:unix.IFNAMSIZ-1], name)
+	ifr.data = data
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifr)))
+	runtime.KeepAlive(data)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
