@@ -24,6 +24,7 @@ func (cc *clientConn) connect(req *http.Request, br *bufio.Reader) {
 	}
 	growSend(cc.e)
 	p := newPump(conn, cc.e, &cc.srv.flows)
+	p.told = cc.observed()
 	if n := br.Buffered(); n > 0 {
 		head, _ := br.Peek(n)
 		p.head = append([]byte(nil), head...)

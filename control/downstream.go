@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"syscall"
+
+	"github.com/ustack/ustack/link"
 )
 
 // downstream copies from the stack to the program. Its error is what ended the
@@ -63,6 +65,7 @@ func (d *downWriter) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	n, err := d.p.ep.Write(b)
+	d.p.told.stream(link.StepClientIn, d.p.conn, n)
 	if err == nil {
 		return n, nil
 	}
@@ -83,6 +86,7 @@ func (d *downWriter) TryWrite(pieces [][]byte) (int, error) {
 	d.pieces, d.sent = pieces, 0
 	err := d.p.ep.control(d.try)
 	d.pieces = nil
+	d.p.told.stream(link.StepClientIn, d.p.conn, d.sent)
 	if err == nil || err == syscall.EAGAIN {
 		return d.sent, nil
 	}

@@ -118,6 +118,7 @@ func (f *flow) startStream(ep *endpoint) {
 		return
 	}
 	p := newPump(f.conn, ep, &f.s.srv.flows)
+	p.told = f.s.cc.observed()
 	p.hold = f.hold
 	p.linger0.Store(f.linger0)
 	p.failed = func(err error) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/link"
 )
 
 const (
@@ -33,6 +35,8 @@ type packetConn interface {
 	frameDown(buf []byte) ([]byte, error)
 	// errorFrame is err as a frame, or nothing where there are no frames.
 	errorFrame(err error, scratch []byte) []byte
+	// describe says of which datagram a frame is, unless it is of none.
+	describe(ev *link.Event, frame []byte) bool
 	SetReadDeadline(t time.Time) error
 }
 
@@ -40,7 +44,8 @@ type packetConn interface {
 type packetPump struct {
 	conn packetConn
 	// raw: the flow has no headers, which only a SOCK_DGRAM can carry.
-	raw bool
+	raw  bool
+	told observed
 	// softError tells of an error that does not end the flow, of a raw one.
 	softError func(error)
 
@@ -139,6 +144,7 @@ func (p *packetPump) upstream() {
 			return
 		}
 		p.moved.Store(time.Now().UnixNano())
+		p.told.datagram(link.StepClientOut, p.conn, (*buf)[:n])
 		answer, err := p.conn.frameUp((*buf)[:n], scratch[:0])
 		datagramBuffers.Put(buf)
 		if err != nil {
@@ -181,7 +187,11 @@ func (p *packetPump) downstream() error {
 			soft = 0
 		}
 		p.moved.Store(time.Now().UnixNano())
-		if err := p.ep.Send(frame); programGone(err) && !p.interrupted(err) && !(p.raw && notNow(err)) {
+		err = p.ep.Send(frame)
+		if err == nil {
+			p.told.datagram(link.StepClientIn, p.conn, frame)
+		}
+		if programGone(err) && !p.interrupted(err) && !(p.raw && notNow(err)) {
 			return nil
 		}
 	}
@@ -354,6 +364,7 @@ func (s *session) icmp(ctx context.Context, r Request, fd int) result {
 // startPacket enters the flow, and attaches fd when there is one.
 func (s *session) startPacket(ctx context.Context, f *flow, local, remote net.Addr, fd int) result {
 	p := f.pkt
+	p.told = s.cc.observed()
 	p.softError = func(err error) {
 		s.send(Reply{Event: "error", Flow: f.id, wireError: toWire(err)})
 	}

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/ustack/ustack/link"
 )
 
 // holdTime is how long a held data descriptor stays open after a reset.
@@ -18,6 +20,7 @@ type pump struct {
 	conn Conn
 	ep   *endpoint
 	with *company
+	told observed
 	// head holds bytes from the program that were read before the pump began.
 	head []byte
 	// hold keeps ep open after an error until release or holdTime.
@@ -130,6 +133,7 @@ func (p *pump) kill(graceful bool) {
 // upstream copies from the program to the stack.
 func (p *pump) upstream() {
 	if len(p.head) > 0 {
+		p.told.stream(link.StepClientOut, p.conn, len(p.head))
 		if _, err := p.conn.Write(p.head); err != nil {
 			p.writeFailed(err)
 			return
@@ -158,6 +162,7 @@ func (p *pump) upstream() {
 		var werr error
 		if n > 0 {
 			p.touch()
+			p.told.stream(link.StepClientOut, p.conn, n)
 			_, werr = p.conn.Write((*buf)[:n])
 		}
 		if buf != nil {

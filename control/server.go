@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/link"
 )
 
 const (
@@ -45,6 +47,8 @@ type ServerConfig struct {
 	// OrphanTimeout is how long connections that a client closed in good order,
 	// before it went, may take to hand what it wrote to the stack; 0 stands for a minute.
 	OrphanTimeout time.Duration
+	// Observers are told of what passes between programs and their sockets; nil is nobody.
+	Observers *link.Observers
 	// Logger gets what no client can be told; nil discards.
 	Logger *slog.Logger
 }
@@ -89,6 +93,8 @@ type clientConn struct {
 	e   *endpoint
 	who string // "pid 1234 (curl)"
 }
+
+func (cc *clientConn) observed() observed { return observed{cc.srv.cfg.Observers, cc.who} }
 
 // NewServer returns a Server that does not listen yet.
 func NewServer(cfg ServerConfig) *Server {

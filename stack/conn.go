@@ -27,6 +27,7 @@ type TCPConn struct {
 	readMu  sync.Mutex
 	reader  tcpip.SliceWriter // where the current Read puts its bytes
 	traffic traffic
+	seen    readSeen
 	relay   bool // WriteTo has been called
 
 	writeMu sync.Mutex
@@ -71,7 +72,7 @@ func newTCPConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, remote tcpip.Full
 	c.edge = firstReceive
 	c.measureAt.Store(firstReceive / 4)
 	s.mem.open(&c.account, c, recv, send)
-	s.conns.opened(ep)
+	s.conns.opened(ep, c)
 	return c, nil
 }
 
@@ -148,7 +149,14 @@ func (c *TCPConn) receive(dst io.Writer) (int, error) {
 //
 //go:noinline
 func (c *TCPConn) take(dst io.Writer) (int, tcpip.Error) {
+	w := c.conns.observers.Watching()
+	if w != nil {
+		c.beginRead()
+	}
 	res, terr := c.ep.Read(dst, tcpip.ReadOptions{})
+	if w != nil {
+		c.endRead(w, res.Count)
+	}
 	return res.Count, terr
 }
 
@@ -181,6 +189,7 @@ func (c *TCPConn) write(b []byte) (int, error) {
 	if err := c.checkWrite(); err != nil {
 		return 0, err
 	}
+	c.observeWrite(len(b))
 	done, many := 0, c.bulk.begin()
 	if int64(len(b)) > c.send.Load() {
 		c.growSend(len(b)) // so that it is not cut at what is there now

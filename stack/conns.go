@@ -8,6 +8,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/ustack/ustack/link"
 )
 
 // Bounds on the connections that their owner has closed. One in TIME-WAIT costs
@@ -31,9 +33,10 @@ const orphanTimeout = 100 * time.Second
 // conns knows which connections their owner has not closed, which netstack does
 // not tell of one in FIN-WAIT-2, and bounds those that were closed.
 type conns struct {
-	company company
-	mu      sync.Mutex
-	open    map[tcpip.Endpoint]struct{}
+	company   company
+	observers *link.Observers
+	mu        sync.Mutex
+	open      map[tcpip.Endpoint]*TCPConn
 	// deep writes for the connections once there are manyConns, unless ended.
 	deep  atomic.Pointer[deepWriter]
 	ended bool
@@ -51,13 +54,13 @@ type conns struct {
 }
 
 // opened enters a connection that has an owner now.
-func (c *conns) opened(ep tcpip.Endpoint) {
+func (c *conns) opened(ep tcpip.Endpoint, conn *TCPConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.open == nil {
-		c.open = make(map[tcpip.Endpoint]struct{})
+		c.open = make(map[tcpip.Endpoint]*TCPConn)
 	}
-	c.open[ep] = struct{}{}
+	c.open[ep] = conn
 	if len(c.open) == manyConns && c.deep.Load() == nil && !c.ended {
 		c.deep.Store(newDeepWriter())
 	}

@@ -156,6 +156,10 @@ func (c *TCPConn) passTurn(w directWriter) (n int, full bool, err error) {
 	c.ep.Read(g, tcpip.ReadOptions{Peek: true}) // what came of it is in g
 	if g.sent > 0 {
 		rest := consumed(g.sent)
+		if w := c.conns.observers.Watching(); w != nil {
+			c.beginRead()
+			defer c.endRead(w, g.sent)
+		}
 		if _, terr := c.ep.Read(&rest, tcpip.ReadOptions{}); terr == nil {
 			c.moderate(g.sent)
 		}

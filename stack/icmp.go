@@ -19,6 +19,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/ustack/ustack/link"
 )
 
 // An ICMPMessage is one ICMP message as it arrived.
@@ -211,6 +213,7 @@ func (c *ICMPConn) WriteICMP(data []byte, to netip.Addr) error {
 	if c.ownEcho(msg, to) {
 		return nil
 	}
+	c.observe(link.StepSocketWrite, len(msg), fromAddress(route.LocalAddress()), to, "")
 	if err := c.send(route, msg); err != nil {
 		return fail(err)
 	}
@@ -301,11 +304,13 @@ func (c *ICMPConn) put(m ICMPMessage) {
 	defer c.queueMu.Unlock()
 	if c.held > 0 && c.held+size > int(max(c.recv.Load(), leastBuffer)) || c.shut.Load() {
 		c.s.ns.Stats().DroppedPackets.Increment()
+		c.observe(link.StepSocketIn, len(m.Data), m.To, m.From, CounterICMPFull)
 		return
 	}
 	m.Data = bytes.Clone(m.Data)
 	c.queue = append(c.queue, m)
 	c.held += size
+	c.observe(link.StepSocketIn, len(m.Data), m.To, m.From, "")
 }
 
 // putLocal is put of a message that did not come from the endpoint.
@@ -326,6 +331,7 @@ func (c *ICMPConn) take() (ICMPMessage, bool) {
 		c.queue = nil
 	}
 	c.held -= messageHead + len(m.Data)
+	c.observe(link.StepSocketRead, len(m.Data), m.To, m.From, "")
 	return m, true
 }
 

@@ -42,8 +42,9 @@ const (
 )
 
 // receive takes everything out of ep that waits there, and counts what it has no room
-// for: limit bytes, but one datagram always.
-func (in *inbox) receive(ep tcpip.Endpoint, limit int, lost *tcpip.StatCounter) {
+// for: limit bytes, but one datagram always. It calls seen, unless that is nil, with each
+// datagram and whether there was room for it.
+func (in *inbox) receive(ep tcpip.Endpoint, limit int, lost *tcpip.StatCounter, seen func(m UDPMessage, taken bool)) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.limit = limit
@@ -52,11 +53,15 @@ func (in *inbox) receive(ep tcpip.Endpoint, limit int, lost *tcpip.StatCounter) 
 		res, terr := ep.Read(in, tcpip.ReadOptions{NeedRemoteAddr: true})
 		switch terr.(type) {
 		case nil:
+			m := message(res)
+			if m.N = res.Count; seen != nil {
+				seen(m, !in.over)
+			}
 			if in.over {
 				lost.Increment()
 				continue
 			}
-			in.commit(message(res))
+			in.commit(m)
 		case *tcpip.ErrWouldBlock, *tcpip.ErrClosedForReceive:
 			return
 		default:

@@ -71,6 +71,9 @@ type Config struct {
 	// may hold together; 0 is DefaultMemory, less than MinMemory an error. Each socket
 	// has at least 4 KiB for each direction all the same.
 	Memory int64
+	// Observers are told what becomes of each frame and of the bytes of each socket; nil is
+	// nobody.
+	Observers *link.Observers
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -98,6 +101,7 @@ type Stack struct {
 	mem       memory
 	icmp6     icmp6Conns
 	warn      warnings
+	observers *link.Observers
 
 	closeOnce sync.Once
 	closeErr  error
@@ -122,7 +126,10 @@ func New(cfg Config) (*Stack, error) {
 		name:   cfg.Name,
 		log:    log,
 		closed: make(chan struct{}),
+
+		observers: cfg.Observers,
 	}
+	s.conns.observers = cfg.Observers
 	if s.name == "" {
 		s.name = cfg.Device.Info().Name
 	}
@@ -137,7 +144,7 @@ func New(cfg Config) (*Stack, error) {
 	s.dns.set(cfg.DNS, cfg.Search)
 	s.auto = newAutoconf(s, cfg.SLAAC)
 	ep, err := tapendpoint.New(tapendpoint.Config{
-		Device: cfg.Device, HardwareAddr: mac, MTU: cfg.MTU, Logger: log,
+		Device: cfg.Device, HardwareAddr: mac, MTU: cfg.MTU, Logger: log, Observers: cfg.Observers,
 		OnARP: s.auto.seeARP, OnNeighbourAdvert: s.auto.seeNeighbourAdvert,
 	})
 	if err != nil {

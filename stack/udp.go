@@ -91,7 +91,9 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, set map[string
 	// Before the socket is bound, and before readers wait: they look into the inbox.
 	c.receiveInfo()
 	lost := s.ns.Stats().UDP.ReceiveBufferErrors
-	c.arrival.watch(wq, func() { c.inbox.receive(ep, int(max(c.recv.Load(), leastBuffer)), lost) })
+	c.arrival.watch(wq, func() {
+		c.inbox.receive(ep, int(max(c.recv.Load(), leastBuffer)), lost, c.observeArrival())
+	})
 	if c.proto == ipv4.ProtocolNumber {
 		// netstack would set DF even on fragments, and take no notice of the ICMP
 		// errors that then come back for UDP.
@@ -230,6 +232,7 @@ func (c *UDPConn) ReadMessage(b []byte) (UDPMessage, error) {
 		m, terr := c.inbox.take(b)
 		switch terr.(type) {
 		case nil:
+			c.observeTaken(m)
 			if total := c.taken.Add(int64(m.N + letterHead)); c.recv.Load() < udpBuffer && total >= c.growAt.Load() {
 				c.regrow(total)
 			}
@@ -290,6 +293,7 @@ func (c *UDPConn) send(b []byte, opts tcpip.WriteOptions, addr net.Addr) (int, e
 	if err := c.checkWrite(); err != nil {
 		return 0, c.opErr("write", addr, err)
 	}
+	c.observeSend(len(b), addr, netip.Addr{})
 	for {
 		n, terr := int64(0), c.inbox.takeErr()
 		if terr == nil {

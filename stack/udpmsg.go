@@ -130,6 +130,7 @@ func (c *UDPConn) writeFrom(b []byte, to tcpip.FullAddress, from netip.Addr, ttl
 	})
 	defer pkt.DecRef()
 	pkt.TransportProtocolNumber = udp.ProtocolNumber
+	c.observeSend(len(b), addr, from)
 	u := header.UDP(pkt.TransportHeader().Push(header.UDPMinimumSize))
 	length := uint16(pkt.Size())
 	u.Encode(&header.UDPFields{SrcPort: local.Port, DstPort: to.Port, Length: length})

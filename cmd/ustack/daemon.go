@@ -36,15 +36,17 @@ type daemon struct {
 	server  *control.Server
 	served  chan error // the result of server.Serve, once it was started
 	device  link.Device
-	host    *hostnet.Host
-	stack   *stack.Stack
-	dhcp    *stack.DHCPClient // nil unless --dhcp
-	probes  *probes
-	usable  func() // called instead of telling the user and systemd, if not nil
+	// observers are told what becomes of frames, while there are any.
+	observers *link.Observers
+	host      *hostnet.Host
+	stack     *stack.Stack
+	dhcp      *stack.DHCPClient // nil unless --dhcp
+	probes    *probes
+	usable    func() // called instead of telling the user and systemd, if not nil
 }
 
 func newDaemon(set *settings, log *slog.Logger, out io.Writer) *daemon {
-	return &daemon{set: set, log: log, out: out, backend: newBackend(set.link, log)}
+	return &daemon{set: set, log: log, out: out, backend: newBackend(set.link, log), observers: new(link.Observers)}
 }
 
 // run brings everything up, serves until stop ends or the link does, and releases
@@ -93,6 +95,7 @@ func (d *daemon) listen(context.Context) error {
 	server := control.NewServer(control.ServerConfig{
 		Backend: d.backend, Path: path, DefaultPath: isDefault,
 		Mode: d.set.socketMode, Group: d.set.socketGroup, Logger: d.log,
+		Observers: d.observers,
 	})
 	if err := server.Listen(); err != nil {
 		return err
@@ -191,6 +194,7 @@ func (d *daemon) startStack(context.Context) error {
 		CongestionControl: d.set.congestion,
 		LossDetection:     d.set.lossDetection,
 		Memory:            d.set.memory,
+		Observers:         d.observers,
 	})
 	if err != nil {
 		return err

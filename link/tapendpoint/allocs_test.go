@@ -15,10 +15,10 @@ import (
 
 // TestNoAllocations sends and receives frames in steady state: nothing is allocated for
 // one, and netstack's packets come from its pools. With the race detector pools forget
-// some of what they are given.
+// some of what they are given. There could be observers, and are none.
 func TestNoAllocations(t *testing.T) {
 	dev := &sink{closed: make(chan struct{})}
-	ep, err := New(Config{Device: dev, HardwareAddr: ownMAC})
+	ep, err := New(Config{Device: dev, HardwareAddr: ownMAC, Observers: new(link.Observers)})
 	if err != nil {
 		t.Fatal(err)
 	}

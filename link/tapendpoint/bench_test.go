@@ -42,7 +42,7 @@ func BenchmarkSend(b *testing.B) {
 	}{{"segment", 1, 1448}, {"batch", 16, 1448}, {"super-frame", 1, 64 << 10}} {
 		b.Run(c.name, func(b *testing.B) {
 			dev := &sink{closed: make(chan struct{})}
-			ep, err := New(Config{Device: dev, HardwareAddr: ownMAC})
+			ep, err := New(Config{Device: dev, HardwareAddr: ownMAC, Observers: new(link.Observers)})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -76,7 +76,7 @@ func BenchmarkSend(b *testing.B) {
 // BenchmarkReceiveSuper takes frames of 64 KiB in that the device vouches for.
 func BenchmarkReceiveSuper(b *testing.B) {
 	dev := &sink{closed: make(chan struct{})}
-	ep, err := New(Config{Device: dev, HardwareAddr: ownMAC})
+	ep, err := New(Config{Device: dev, HardwareAddr: ownMAC, Observers: new(link.Observers)})
 	if err != nil {
 		b.Fatal(err)
 	}

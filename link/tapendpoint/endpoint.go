@@ -38,6 +38,8 @@ type Config struct {
 	// section 4.4) that is not our own, in the same way: netstack drops those that
 	// a station with our own address sends from it.
 	OnNeighbourAdvert func(target [16]byte, senderMAC [6]byte)
+	// Observers are told what becomes of each frame; nil is nobody.
+	Observers *link.Observers
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -55,6 +57,9 @@ type Endpoint struct {
 	onARP  func(ip [4]byte, mac [6]byte)
 	onNA   func(target [16]byte, mac [6]byte)
 	merge  bool // segments read are merged here
+
+	observers *link.Observers
+	txObserve txObserve
 
 	mtu   atomic.Uint32
 	stats counters
@@ -121,6 +126,8 @@ func New(cfg Config) (*Endpoint, error) {
 		merge:  !info.RX.Has(link.OffloadTSO4 | link.OffloadTSO6),
 		mac:    tcpip.LinkAddress(cfg.HardwareAddr),
 		done:   make(chan struct{}),
+
+		observers: cfg.Observers,
 	}
 	e.mtu.Store(uint32(mtu))
 	if !info.TX.Has(link.OffloadCsum | link.OffloadTSO4 | link.OffloadTSO6) {
@@ -195,8 +202,8 @@ func (e *Endpoint) Start() {
 		return
 	}
 	e.started = true
-	for _, q := range e.queues {
-		e.readers.Go(func() { e.read(q) })
+	for queue := range e.queues {
+		e.readers.Go(func() { e.read(queue) })
 	}
 }
 

@@ -55,7 +55,7 @@ type flow struct {
 func (m *merger) receive(frames []link.Frame) {
 	m.frames = frames
 	for i := range frames {
-		if in, ok := m.e.accept(&frames[i]); ok {
+		if in, drop := m.e.accept(&frames[i]); drop == "" {
 			m.add(uint8(i), in)
 		}
 	}

@@ -32,8 +32,8 @@ func (l *loan) take(e *Endpoint, f *link.Frame) bool {
 	if f.N < loanWorth {
 		return false
 	}
-	in, ok := e.accept(f)
-	if !ok {
+	in, drop := e.accept(f)
+	if drop != "" {
 		return true // counted; the memory can be used again
 	}
 	view := l.view

@@ -18,7 +18,7 @@ import (
 const readBatch = 16
 
 // read delivers one queue's frames until the device ends.
-func (e *Endpoint) read(q link.Queue) {
+func (e *Endpoint) read(queue int) {
 	receive, batch := e.receive, readBatch
 	if e.merge {
 		receive, batch = (&merger{e: e}).receive, groBatch
@@ -39,13 +39,17 @@ func (e *Endpoint) read(q link.Queue) {
 		}
 	}
 	for {
-		n, err := q.Read(frames)
+		n, err := e.queues[queue].Read(frames)
 		if err != nil {
 			if !errors.Is(err, link.ErrClosed) {
 				e.log.Error("link has ended", "err", err)
 			}
 			e.end(err)
 			return
+		}
+		if w := e.observers.Watching(); w != nil {
+			e.receiveObserved(w, queue, frames[:n])
+			continue
 		}
 		receive(frames[:n])
 	}
@@ -54,7 +58,7 @@ func (e *Endpoint) read(q link.Queue) {
 // receive delivers frames one by one.
 func (e *Endpoint) receive(frames []link.Frame) {
 	for i := range frames {
-		if in, ok := e.accept(&frames[i]); ok {
+		if in, drop := e.accept(&frames[i]); drop == "" {
 			e.deliver(in, frames[i].Offload.Vouched())
 		}
 	}
@@ -67,24 +71,25 @@ type incoming struct {
 	dispatcher gstack.NetworkDispatcher
 }
 
-// accept returns what to hand to the stack, or counts why it is not.
-func (e *Endpoint) accept(f *link.Frame) (in incoming, ok bool) {
+// accept returns what to hand to the stack, or counts why it is not and returns the
+// counter's name.
+func (e *Endpoint) accept(f *link.Frame) (in incoming, drop string) {
 	frame := f.Buf[:f.N]
 	if len(frame) < header.EthernetMinimumSize {
 		e.stats.rxShort.Add(1)
-		return in, false
+		return in, rxShort
 	}
 	e.mu.RLock()
 	mac, dispatcher := e.mac, e.dispatcher
 	e.mu.RUnlock()
 	if dispatcher == nil {
 		e.stats.rxDetached.Add(1)
-		return in, false
+		return in, rxDetached
 	}
 	pktType, ours := classify(frame[:header.EthernetAddressSize], mac)
 	if !ours {
 		e.stats.rxOtherHost.Add(1)
-		return in, false
+		return in, rxOtherHost
 	}
 	proto := header.Ethernet(frame).Type()
 	if e.onARP != nil && proto == header.ARPProtocolNumber {
@@ -93,7 +98,7 @@ func (e *Endpoint) accept(f *link.Frame) (in incoming, ok bool) {
 	if e.onNA != nil && proto == header.IPv6ProtocolNumber {
 		e.seeNeighbourAdvert(frame, mac)
 	}
-	return incoming{frame, pktType, dispatcher}, true
+	return incoming{frame, pktType, dispatcher}, ""
 }
 
 // deliver hands a copy of a frame to the stack. Unless its checksums are vouched for,
@@ -105,6 +110,23 @@ func (e *Endpoint) deliver(in incoming, vouched bool) {
 // deliverCopy is deliver with the copy made, which it takes over. It may be of other
 // content than in.frame, with the same Ethernet header.
 func (e *Endpoint) deliverCopy(in incoming, data buffer.Buffer, vouched bool) {
+	if vouched {
+		e.vouched.RLock()
+		e.handOver(in, data)
+		e.vouched.RUnlock()
+		return
+	}
+	// Nobody vouched for this one, and a fragment can only be verified when it has
+	// been put together: leave it all to netstack.
+	e.vouched.Lock()
+	e.verify.Store(true)
+	e.handOver(in, data)
+	e.verify.Store(false)
+	e.vouched.Unlock()
+}
+
+// handOver makes a packet of a frame's copy, and lets the stack have it.
+func (e *Endpoint) handOver(in incoming, data buffer.Buffer) {
 	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: data})
 	defer pkt.DecRef()
 	if _, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize); !ok {
@@ -114,19 +136,7 @@ func (e *Endpoint) deliverCopy(in incoming, data buffer.Buffer, vouched bool) {
 	proto := header.Ethernet(in.frame).Type()
 	pkt.PktType = in.pktType
 	pkt.NetworkProtocolNumber = proto
-	if vouched {
-		e.vouched.RLock()
-		in.dispatcher.DeliverNetworkPacket(proto, pkt)
-		e.vouched.RUnlock()
-		return
-	}
-	// Nobody vouched for this one, and a fragment can only be verified when it has
-	// been put together: leave it all to netstack.
-	e.vouched.Lock()
-	e.verify.Store(true)
 	in.dispatcher.DeliverNetworkPacket(proto, pkt)
-	e.verify.Store(false)
-	e.vouched.Unlock()
 }
 
 // classify returns what a frame's destination means to the station mac.

@@ -6,6 +6,15 @@ import (
 	"github.com/ustack/ustack/link"
 )
 
+// The endpoint's own reasons, by their names in Stats.Drops. A frame too short for
+// an Ethernet header counts as the device's do.
+const (
+	rxShort     = "rx_short"
+	rxOtherHost = "rx_otherhost"
+	rxDetached  = "rx_detached"
+	txEnded     = "tx_ended"
+)
+
 type counters struct {
 	rxShort, rxOtherHost, rxDetached, txEnded atomic.Uint64
 }
@@ -17,10 +26,10 @@ type counters struct {
 func (e *Endpoint) Stats() link.Stats {
 	s := e.dev.Stats()
 	for name, c := range map[string]*atomic.Uint64{
-		"rx_short":     &e.stats.rxShort,
-		"rx_otherhost": &e.stats.rxOtherHost,
-		"rx_detached":  &e.stats.rxDetached,
-		"tx_ended":     &e.stats.txEnded,
+		rxShort:     &e.stats.rxShort,
+		rxOtherHost: &e.stats.rxOtherHost,
+		rxDetached:  &e.stats.rxDetached,
+		txEnded:     &e.stats.txEnded,
 	} {
 		if n := c.Load(); n > 0 {
 			if s.Drops == nil {
