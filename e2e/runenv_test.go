@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -179,6 +180,82 @@ for line in sys.stdin:
 	in.Close()
 	if code := p.Wait(t, 10*time.Second); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// UDP sockets of a program go on where they were when another daemon takes the place of one that was
+// killed: a bound one serves again, a connected one is connected.
+func TestRunDatagramsDaemonGone(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	sock := filepath.Join(scratch(t), "ustack.sock")
+	args := []string{"--link", "tap:tap0", "--addr", stack4 + "/24", "--host-addr", host4 + "/24", "--dns", host4}
+	d := upAt(t, host, sock, args...)
+	echoUDP(t, host, "0.0.0.0:7")
+	cmd := d.apps.Command(filepath.Join(bin, "ustack"), "run", "python3", "-u", "-c", `
+import socket, sys, threading
+c, s = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in "cs")
+s.bind(("", 9000))
+def serve():
+    while True:
+        b, a = s.recvfrom(100)
+        try: s.sendto(b.upper(), a)
+        except OSError as e: print("server", e)
+threading.Thread(target=serve, daemon=True).start()
+c.connect(("`+host4+`", 7))
+c.settimeout(0.2)
+for line in sys.stdin:
+    try: c.send(line.encode()); print("got", c.recv(100).decode().strip())
+    except TimeoutError: print("timeout")
+    except OSError as e: print("errno", e.errno)
+`)
+	cmd.Env = append(os.Environ(), "USTACK_SOCKET="+sock)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := d.apps.StartCmd(t, cmd)
+	say := func(text string) {
+		t.Helper()
+		if _, err := io.WriteString(in, text+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	served := func() bool {
+		c, err := dialIn(t, host, "udp", stack4+":9000")
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		b := make([]byte, 9)
+		_, err = c.Write([]byte("served"))
+		if err == nil {
+			c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			_, err = c.Read(b)
+		}
+		return err == nil && string(b[:6]) == "SERVED"
+	}
+	say("one")
+	p.WaitOutput(t, `^got one\n`, 20*time.Second)
+	if !served() {
+		t.Fatalf("the server does not serve\n%s", p.Output())
+	}
+	d.Signal(t, syscall.SIGKILL)
+	d.Wait(t, 10*time.Second)
+	for range 5 {
+		say("lost")
+	}
+	p.WaitOutput(t, `^got one\n(timeout\n|errno \d+\n){5}\z`, 20*time.Second)
+	match(t, "sends without a daemon", p.Output(), `errno 10[04]\n`) // ENETDOWN, or ECONNRESET which is all that send can tell
+	upAt(t, host, sock, args...)
+	netlab.WaitFor(t, 20*time.Second, "the server to serve again", served)
+	netlab.WaitFor(t, 20*time.Second, "the connected socket to work again", func() bool {
+		say("two")
+		return strings.Contains(p.Output(), "got two")
+	})
+	in.Close()
+	if code := p.Wait(t, 10*time.Second); code != 0 || strings.Contains(p.Output(), "server") {
+		t.Errorf("exit code %d\n%s", code, p.Output())
 	}
 }
 

@@ -140,7 +140,22 @@ func TestCountedCalls(t *testing.T) {
 // A daemon that goes takes connections with it; the program lives on, new sockets work once
 // there is a daemon again, and listeners come back.
 func TestDaemonGone(t *testing.T) {
-	at := kernelServer(t, "tcp4", echo)
+	got := acrossDaemons(t, "daemongone", kernelServer(t, "tcp4", echo))
+	want := []string{
+		"write: 3", `read: "one"`, "write: 3", "complete: poll RDHUP", "first", "waiting: ECONNRESET",
+		"connected: poll IN|ERR|HUP|RDHUP", "read: ECONNRESET", "then: SO_ERROR ENETDOWN",
+		`complete: "all"`, `complete: ""`, "connect: ENETDOWN", "bind: ENETDOWN", "second",
+		"connect: ok", "write: 3", `read: "two"`, "accept: ok",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// acrossDaemons plays a scenario whose daemon is stopped after it has said "first", and takes another
+// one's place after "second". Each time it goes on when it can read a line.
+func acrossDaemons(t *testing.T, scenario, at string) (got []string) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	stop := startDaemonAt(t, &controltest.Backend{}, path)
 	in, steps, err := os.Pipe()
@@ -159,14 +174,13 @@ func TestDaemonGone(t *testing.T) {
 		defer w.Close()
 		st, err := Run(testContext(t), Config{
 			Socket: path, ShareNet: true, Path: os.Args[0], Args: []string{os.Args[0], at},
-			Env: append(os.Environ(), scenarioEnv+"=daemongone"), Stdin: in, Stdout: w,
+			Env: append(os.Environ(), scenarioEnv+"="+scenario), Stdin: in, Stdout: w,
 		})
 		if err == nil && st.ExitStatus() != 0 {
 			err = fmt.Errorf("status %#x", st.WaitStatus)
 		}
 		ended <- err
 	}()
-	var got []string
 	lines := bufio.NewScanner(out)
 	until := func(last string) {
 		for lines.Scan() {
@@ -186,13 +200,5 @@ func TestDaemonGone(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	want := []string{
-		"write: 3", `read: "one"`, "write: 3", "complete: poll RDHUP", "first", "waiting: ECONNRESET",
-		"connected: poll IN|ERR|HUP|RDHUP", "read: ECONNRESET", "then: SO_ERROR ENETDOWN",
-		`complete: "all"`, `complete: ""`, "connect: ENETDOWN", "bind: ENETDOWN", "second",
-		"connect: ok", "write: 3", `read: "two"`, "accept: ok",
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("got  %q\nwant %q", got, want)
-	}
+	return got
 }

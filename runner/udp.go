@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +17,10 @@ type udp struct {
 	// known are destinations that a datagram was sent to without an error: others are
 	// sent to by a request whose reply tells. mu guards it.
 	known map[netip.AddrPort]bool
+	// joined are the groups that it is a member of: the requests that made it one. mu guards it.
+	joined []control.Request
+	// reopening says that the daemon is gone, and waited for. mu guards it.
+	reopening bool
 }
 
 // maxKnown bounds known.
@@ -96,63 +99,10 @@ func (u *udp) follow(rep control.Reply) {
 	sup.wg.Add(1)
 	go func() {
 		defer sup.wg.Done()
-		done, why := rep.Ended()
+		done, _ := rep.Ended()
 		<-done
-		u.lost(rep.Flow, why())
+		u.lost(rep.Flow)
 	}()
-}
-
-// lost is the end of a flow that the program did not want: the daemon is gone.
-func (u *udp) lost(flow uint64, why error) {
-	u.mu.Lock()
-	if u.flow != flow || u.over {
-		u.mu.Unlock()
-		return
-	}
-	u.flow = 0
-	connected := u.far >= 0
-	if connected {
-		unix.Close(u.far)
-		u.far, u.remote, u.local = -1, netip.AddrPort{}, netip.AddrPort{}
-	}
-	bound := u.wanted
-	clear(u.known)
-	u.mu.Unlock()
-	if why == nil || u.s.sup.ctx.Err() != nil {
-		return
-	}
-	u.fail(unix.ENETDOWN)
-	if bound.IsValid() && !connected {
-		u.reopen(bound)
-	}
-}
-
-// reopenTime is how often a bound socket asks for its daemon.
-const reopenTime = 250 * time.Millisecond
-
-// reopen binds the socket again once the daemon is back.
-func (u *udp) reopen(bound netip.AddrPort) {
-	t := time.NewTicker(reopenTime)
-	defer t.Stop()
-	for {
-		select {
-		case <-u.s.sup.ctx.Done():
-			return
-		case <-t.C:
-		}
-		u.mu.Lock()
-		needless := u.over || u.flow != 0
-		u.mu.Unlock()
-		if needless {
-			return
-		}
-		u.changing.Lock()
-		errno := u.open(nil, bound)
-		u.changing.Unlock()
-		if errno == 0 {
-			return
-		}
-	}
 }
 
 // Sizes and kinds of control's frames (protocol.md).
@@ -270,21 +220,39 @@ func (u *udp) joinGroup(c *call, join bool, group, local netip.Addr) verdict {
 			return fail(errno)
 		}
 		_, errno := u.request(r)
+		if errno == 0 {
+			u.noteGroup(r)
+		}
 		return answer(errno)
 	})
+}
+
+// noteGroup notes a join or a leave that was done.
+func (u *udp) noteGroup(r control.Request) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if r.Op == "join" {
+		u.joined = append(u.joined, r)
+		return
+	}
+	for i, j := range u.joined {
+		if j.Address == r.Address && (r.Local == "" || j.Local == r.Local) {
+			u.joined = append(u.joined[:i:i], u.joined[i+1:]...)
+			return
+		}
+	}
 }
 
 // ensureOpen gives a socket that has none a port of its own. changing is held.
 func (u *udp) ensureOpen(c *call) syscall.Errno {
 	u.mu.Lock()
-	have := u.flow != 0
-	local := u.wanted
+	have, had := u.flow != 0, u.hadFlow()
 	u.mu.Unlock()
-	if have {
+	switch {
+	case have:
 		return 0
+	case had:
+		return u.restore(c)
 	}
-	if !local.IsValid() {
-		local = netip.AddrPortFrom(u.any(), 0)
-	}
-	return u.open(c, local)
+	return u.open(c, netip.AddrPortFrom(u.any(), 0))
 }

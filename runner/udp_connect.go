@@ -35,8 +35,13 @@ func (u *udp) connect(c *call, to sockaddr) verdict {
 		u.changing.Lock()
 		defer u.changing.Unlock()
 		u.mu.Lock()
-		have, connected := u.flow != 0, u.far >= 0
+		have, connected := u.flow != 0 || u.hadFlow(), u.far >= 0
 		u.mu.Unlock()
+		if have {
+			if errno := u.ensureOpen(d); errno != 0 {
+				return fail(errno)
+			}
+		}
 		switch {
 		case connected:
 			return answer(u.connectAnew(d, to.addr))
@@ -56,20 +61,10 @@ func (u *udp) connectFresh(c *call, to netip.AddrPort) syscall.Errno {
 	if err != nil {
 		return errnoOf(err)
 	}
-	theirs, err := unix.FcntlInt(uintptr(far), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
+	rep, session, errno := u.dial(far, netip.AddrPort{}, to)
+	if errno != 0 {
 		unix.Close(far)
-		return unix.ENFILE
-	}
-	u.mu.Lock()
-	r := control.Request{
-		Op: "udp", Network: u.network(to.Addr()), Address: sockaddr{addr: to}.wire(), Options: u.optionsFor(to.Addr().Unmap()),
-	}
-	u.mu.Unlock()
-	rep, session, err := u.s.sup.daemon.call(u.s.sup.ctx, r, theirs)
-	if err != nil {
-		unix.Close(far)
-		return errnoOf(err)
+		return errno
 	}
 	if err = u.join(c, far); err != nil {
 		unix.Close(far)
@@ -83,6 +78,25 @@ func (u *udp) connectFresh(c *call, to netip.AddrPort) syscall.Errno {
 	u.follow(rep)
 	u.handOver()
 	return 0
+}
+
+// dial makes the daemon's socket, connected, with a duplicate of far as its end, and from local if that is
+// valid. changing is held.
+func (u *udp) dial(far int, local, to netip.AddrPort) (control.Reply, *control.Session, syscall.Errno) {
+	theirs, err := unix.FcntlInt(uintptr(far), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return control.Reply{}, nil, unix.ENFILE
+	}
+	u.mu.Lock()
+	r := control.Request{
+		Op: "udp", Network: u.network(to.Addr()), Address: sockaddr{addr: to}.wire(), Options: u.optionsFor(to.Addr().Unmap()),
+	}
+	u.mu.Unlock()
+	if local.IsValid() {
+		r.Local = sockaddr{addr: local}.wire()
+	}
+	rep, session, err := u.s.sup.daemon.call(u.s.sup.ctx, r, theirs)
+	return rep, session, errnoOf(err)
 }
 
 // detach stops the daemon's data path. What it had received is delivered, or held in the
@@ -204,14 +218,22 @@ func (u *udp) connectAnew(c *call, to netip.AddrPort) syscall.Errno {
 // changing is held.
 func (u *udp) disconnect(c *call) syscall.Errno {
 	u.mu.Lock()
-	bound := u.wanted
+	bound, lost := u.wanted, u.flow == 0
 	u.mu.Unlock()
-	held, errno := u.detach()
-	if errno != 0 {
-		return errno
+	var held []inbound
+	if !lost {
+		var errno syscall.Errno
+		if held, errno = u.detach(); errno != 0 {
+			return errno
+		}
 	}
 	queue := append(u.leave(c), held...)
-	if bound.IsValid() {
+	switch {
+	case lost:
+		u.mu.Lock()
+		u.local = bound
+		u.mu.Unlock()
+	case bound.IsValid():
 		if _, errno := u.request(control.Request{Op: "connect", Framed: true}); errno != 0 {
 			return errno
 		}
@@ -219,12 +241,13 @@ func (u *udp) disconnect(c *call) syscall.Errno {
 		u.local = bound
 		u.mu.Unlock()
 		return u.attachPipe(queue)
+	default:
+		u.mu.Lock()
+		session, flow := u.session, u.flow
+		u.flow, u.local = 0, netip.AddrPort{}
+		u.mu.Unlock()
+		session.Post(control.Request{Op: "close", Flow: flow})
 	}
-	u.mu.Lock()
-	session, flow := u.session, u.flow
-	u.flow, u.local = 0, netip.AddrPort{}
-	u.mu.Unlock()
-	session.Post(control.Request{Op: "close", Flow: flow})
 	for _, in := range queue {
 		u.deliver(in)
 	}

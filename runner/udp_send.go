@@ -125,6 +125,8 @@ func (u *udp) sendNow(fd int, s *sending) (errno syscall.Errno, done bool) {
 	}
 	plain := s.extra == (ancillary{})
 	switch {
+	case u.flow == 0:
+		return 0, false
 	case connected && plain && (!s.to.IsValid() || samePeer(s.to, u.remote)):
 		_, err := unix.SendmsgN(fd, s.data, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if err == unix.EAGAIN {
@@ -138,7 +140,15 @@ func (u *udp) sendNow(fd int, s *sending) (errno syscall.Errno, done bool) {
 	if err == unix.EAGAIN {
 		return 0, false
 	}
-	return errnoOf(err), true
+	return sendErrno(err), true
+}
+
+// sendErrno is the errno for an error of a pipe, whose other end is the daemon.
+func sendErrno(err error) syscall.Errno {
+	if err != nil && err != unix.EMSGSIZE && err != unix.ENOBUFS {
+		return unix.ENETDOWN
+	}
+	return errnoOf(err)
 }
 
 // samePeer compares addresses as the wire does.
@@ -154,6 +164,9 @@ func (u *udp) sendLater(c *call, s *sending) syscall.Errno {
 	if s.nowait {
 		limit = sendTimeNow
 	}
+	if errno := u.ensureOpen(c); errno != 0 {
+		return errno
+	}
 	u.mu.Lock()
 	far, p, remote := u.far, u.pipe, u.remote
 	known := u.known[s.to]
@@ -168,21 +181,13 @@ func (u *udp) sendLater(c *call, s *sending) syscall.Errno {
 		})
 		return v
 	}
-	if far < 0 {
-		if errno := u.ensureOpen(c); errno != 0 {
-			return errno
-		}
-		u.mu.Lock()
-		p = u.pipe
-		u.mu.Unlock()
-	}
 	plain := s.extra == (ancillary{})
 	if p != nil && plain && (known || len(s.data) > maxRequest) {
 		switch err := p.send(limit, appendFrame(nil, s.to), s.data); {
 		case err == unix.EAGAIN, isTimeout(err):
 			return 0 // lost on the way, as by a queue that is full
 		default:
-			return errnoOf(err)
+			return sendErrno(err)
 		}
 	}
 	if len(s.data) > maxRequest {
@@ -238,7 +243,7 @@ func (u *udp) readSending(c *call, addr uint64, flags int) (s *sending, native b
 		return nil, false, errno
 	}
 	u.mu.Lock()
-	connected, failed := u.far >= 0, u.err != 0
+	connected, failed := u.far >= 0 && u.flow != 0, u.err != 0
 	u.mu.Unlock()
 	if m.name == 0 && m.controlLen == 0 && connected && !failed && flags&unix.MSG_OOB == 0 && m.room() <= maxUDP4 {
 		return nil, true, 0

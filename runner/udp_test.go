@@ -2,6 +2,7 @@ package runner
 
 import (
 	"net"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -28,6 +29,22 @@ func TestDatagramsAsTheKernel(t *testing.T) {
 		"datagramshared":  func() []string { return []string{echo4} },
 	} {
 		t.Run(name, func(t *testing.T) { compare(t, name, args) })
+	}
+}
+
+// UDP sockets stay bound and connected while there is no daemon.
+func TestDatagramsDaemonGone(t *testing.T) {
+	got := acrossDaemons(t, "datagramsgone", udpEcho(t, "udp4"))
+	want := []string{
+		"write: 3", `read: "one"`, "sendto: ok", `recvfrom: 3 "one"`, "recvfrom from: 127.0.0.1 known port",
+		"sendto the server: ok", `server: 1 "x"`, "server from: 127.0.0.1 port", "first",
+		"connected: poll ", "connected: EAGAIN", "server: EAGAIN", "sendto: ENETDOWN", "server: ENETDOWN", "sendto the peer: ENETDOWN",
+		"write: ok", "connected: poll ERR", "write: SO_ERROR ENETDOWN", "remote: 127.0.0.1 known port", "connect: ENETDOWN", "second",
+		"sendto: ok", `recvfrom: 3 "two"`, "recvfrom from: 127.0.0.1 known port", `read: "two"`,
+		`server: 1 "y"`, "server from: 127.0.0.1 port", "disconnect: ok", "remote: ENOTCONN",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 

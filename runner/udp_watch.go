@@ -40,12 +40,17 @@ func (u *udp) setOption(c *call, level, name int, value []byte) verdict {
 		return v
 	}
 	return c.later(func() verdict {
-		u.s.sup.watch4.open(u.s.sup, false)
-		if u.s.domain == unix.AF_INET6 {
-			u.s.sup.watch6.open(u.s.sup, true)
-		}
+		u.watch()
 		return v
 	})
+}
+
+// watch makes the supervisor receive ICMP messages.
+func (u *udp) watch() {
+	u.s.sup.watch4.open(u.s.sup, false)
+	if u.s.domain == unix.AF_INET6 {
+		u.s.sup.watch6.open(u.s.sup, true)
+	}
 }
 
 func (w *watch) open(sup *supervisor, six bool) {
