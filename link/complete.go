@@ -79,6 +79,12 @@ func (d *completed) Stats() Stats {
 	return s
 }
 
+// TellDrops implements DropTeller.
+func (d *completed) TellDrops(f func(why Drop, frame []byte)) {
+	d.own.TellDrops(f)
+	tellDrops(d.Device, f)
+}
+
 // addDrops adds the drops of another layer.
 func (s *Stats) addDrops(drops map[string]uint64) {
 	if s.Drops == nil {
@@ -297,12 +303,12 @@ func (q *completedQueue) Read(frames []Frame) (int, error) {
 		if o := &in.Offload; o.GSOType != GSONone && !q.dev.takes.Has(o.needs()) {
 			q.whole.Pieces[0], q.whole.Offload = in.Buf[:in.N], *o
 			if o.Validate(in.N) != nil || !q.seg.start(&q.whole, in.N) {
-				q.dev.own.Drop(DropRxOffload)
+				q.dev.own.DropFrame(DropRxOffload, in.Buf[:in.N])
 			}
 			continue
 		}
 		if in.N > len(frames[0].Buf) {
-			q.dev.own.Drop(DropRxOversize)
+			q.dev.own.DropFrame(DropRxOversize, in.Buf[:in.N])
 			continue
 		}
 		out := &frames[0]
@@ -372,7 +378,7 @@ func (q *completedQueue) finish(f *Frame) bool {
 	}
 	if o.NeedsCsum {
 		if o.Validate(f.N) != nil {
-			q.dev.own.Drop(DropRxOffload)
+			q.dev.own.DropFrame(DropRxOffload, f.Buf[:f.N])
 			return false
 		}
 		at := int(o.CsumStart) + int(o.CsumOffset)

@@ -138,6 +138,12 @@ func (d *impaired) Info() Info {
 	return i
 }
 
+// TellDrops implements DropTeller.
+func (d *impaired) TellDrops(f func(why Drop, frame []byte)) {
+	d.own.TellDrops(f)
+	tellDrops(d.Device, f)
+}
+
 func (d *impaired) Queues() []Queue { return d.queues }
 
 func (d *impaired) Stats() Stats {
@@ -214,7 +220,7 @@ func (q *impairedQueue) Read(frames []Frame) (int, error) {
 				break
 			}
 			if out := &frames[got]; f.n > len(out.Buf) {
-				q.dev.own.Drop(DropRxOversize)
+				q.dev.own.DropFrame(DropRxOversize, f.buf.b[:f.n])
 			} else {
 				out.N, out.Offload = copy(out.Buf, f.buf.b[:f.n]), Offload{}
 				got, size = got+1, size+f.n
@@ -245,7 +251,7 @@ func (q *impairedQueue) receive() {
 		for i := range in[:n] {
 			pieces[0] = in[i].Buf[:in[i].N]
 			if why, ok := q.rx.add(pieces, in[i].N); !ok {
-				q.dev.own.Drop(why)
+				q.dev.own.DropFrame(why, pieces[0])
 			}
 		}
 	}

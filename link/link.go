@@ -82,6 +82,10 @@ type Frame struct {
 	// Offload is what the wire says of the frame's checksum and segmentation, set
 	// by Read. It has passed Validate.
 	Offload Offload
+	// Drop is for the reader to set before its next Read, where it drops the frame: the
+	// counter under which it did, such as "rx_otherhost". A Device that records frames
+	// looks at it then, and clears it in those that it returns.
+	Drop string
 }
 
 // An OutFrame is one frame to write, gathered from pieces.

@@ -164,7 +164,7 @@ func (l *lane) read(c *Counters, frames []Frame) (int, error) {
 			l.head = (l.head + 1) % len(l.ring)
 			l.n--
 			if out := &frames[got]; f.n > len(out.Buf) {
-				c.Drop(DropRxOversize)
+				c.DropFrame(DropRxOversize, f.buf.b[:f.n])
 			} else {
 				out.N, out.Offload = copy(out.Buf, f.buf.b[:f.n]), f.offload
 				got, size = got+1, size+f.n

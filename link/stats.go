@@ -54,6 +54,7 @@ type Stats struct {
 type Counters struct {
 	rxFrames, rxBytes, txFrames, txBytes atomic.Uint64
 	drops                                [numDrops]atomic.Uint64
+	told                                 atomic.Pointer[func(Drop, []byte)]
 }
 
 // Rx counts frames read, and their bytes.
@@ -70,6 +71,41 @@ func (c *Counters) Tx(frames, bytes int) {
 
 // Drop counts one frame that was not passed on.
 func (c *Counters) Drop(why Drop) { c.drops[why].Add(1) }
+
+// DropFrame is Drop for a frame on its way to the reader whose bytes are there, or as many as
+// are: whoever asked by TellDrops is told.
+func (c *Counters) DropFrame(why Drop, frame []byte) {
+	c.Drop(why)
+	if f := c.told.Load(); f != nil {
+		(*f)(why, frame)
+	}
+}
+
+// TellDrops implements DropTeller.
+func (c *Counters) TellDrops(f func(why Drop, frame []byte)) {
+	if f == nil {
+		c.told.Store(nil)
+		return
+	}
+	c.told.Store(&f)
+}
+
+// A DropTeller is a Device that tells of the frames which it drops on their way to the
+// reader.
+type DropTeller interface {
+	// TellDrops has f called for each such frame, as far as its bytes are known: what did
+	// not fit the reader's buffer is missing. f is called by goroutines that read,
+	// several at once, must not wait for anything, and may use frame until it returns. A
+	// nil f ends it, except for calls that are under way. There is one f at a time.
+	TellDrops(f func(why Drop, frame []byte))
+}
+
+// tellDrops passes a request on to a Device within another.
+func tellDrops(dev Device, f func(why Drop, frame []byte)) {
+	if t, ok := dev.(DropTeller); ok {
+		t.TellDrops(f)
+	}
+}
 
 // Stats returns the counters' values.
 func (c *Counters) Stats() Stats {

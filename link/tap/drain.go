@@ -37,9 +37,9 @@ func (q *queue) readReady(fd uintptr) bool {
 			q.dev.Drop(link.DropRxError)
 			ended = true
 		case n > len(f.Buf):
-			q.dev.Drop(link.DropRxOversize)
+			q.dev.DropFrame(link.DropRxOversize, f.Buf)
 		case n < link.HeaderLen:
-			q.dev.Drop(link.DropRxShort)
+			q.dev.DropFrame(link.DropRxShort, f.Buf[:n])
 		default:
 			f.N, f.Offload = n, link.Offload{}
 			q.rest = q.rest[1:]

@@ -88,17 +88,17 @@ func (q *queue) Read(frames []link.Frame) (int, error) {
 		}
 		switch {
 		case n > len(f.Buf):
-			q.dev.Drop(link.DropRxOversize)
+			q.dev.DropFrame(link.DropRxOversize, f.Buf)
 			continue
 		case n < link.HeaderLen:
-			q.dev.Drop(link.DropRxShort)
+			q.dev.DropFrame(link.DropRxShort, f.Buf[:max(n, 0)])
 			continue
 		}
 		f.Offload = link.Offload{}
 		if q.vnet {
 			o, err := link.DecodeVirtio(q.rxHdr[:], q.order)
 			if err != nil || o.Validate(n) != nil {
-				q.dev.Drop(link.DropRxOffload)
+				q.dev.DropFrame(link.DropRxOffload, f.Buf[:n])
 				continue
 			}
 			f.Offload = o

@@ -72,24 +72,27 @@ type incoming struct {
 }
 
 // accept returns what to hand to the stack, or counts why it is not and returns the
-// counter's name.
+// counter's name, which it tells the device, too.
 func (e *Endpoint) accept(f *link.Frame) (in incoming, drop string) {
 	frame := f.Buf[:f.N]
 	if len(frame) < header.EthernetMinimumSize {
 		e.stats.rxShort.Add(1)
-		return in, rxShort
+		f.Drop = rxShort
+		return in, f.Drop
 	}
 	e.mu.RLock()
 	mac, dispatcher := e.mac, e.dispatcher
 	e.mu.RUnlock()
 	if dispatcher == nil {
 		e.stats.rxDetached.Add(1)
-		return in, rxDetached
+		f.Drop = rxDetached
+		return in, f.Drop
 	}
 	pktType, ours := classify(frame[:header.EthernetAddressSize], mac)
 	if !ours {
 		e.stats.rxOtherHost.Add(1)
-		return in, rxOtherHost
+		f.Drop = rxOtherHost
+		return in, f.Drop
 	}
 	proto := header.Ethernet(frame).Type()
 	if e.onARP != nil && proto == header.ARPProtocolNumber {
