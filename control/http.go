@@ -185,7 +185,7 @@ func (cc *clientConn) respond(req *http.Request) *response {
 	}
 	var allow string
 	switch req.URL.Path {
-	case "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/resolve":
+	case "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/fdb", "/v1/resolve":
 		allow = "GET"
 	case "/v1/addrs", "/v1/routes", "/v1/neighbours":
 		allow = "GET, POST, DELETE"
@@ -229,6 +229,8 @@ func (cc *clientConn) respondState(req *http.Request) *response {
 		infos := b.Sockets()
 		cc.srv.fillOwners(infos)
 		return &response{body: list(infos)}
+	case "/v1/fdb":
+		return respondFDB(b)
 	case "/v1/stats":
 		st := b.Stats()
 		st.Flows = cc.srv.flowCount()

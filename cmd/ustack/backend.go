@@ -23,7 +23,8 @@ type backend struct {
 	// Stack answers what has the same signature on both sides. It is set before
 	// the server serves.
 	*stack.Stack
-	link    string // as given to --link
+	link    string  // as given to --link
+	fabric  *fabric // the switch that the stack is a port of, or nil; set before the server serves
 	started time.Time
 	log     *slog.Logger
 
@@ -39,7 +40,10 @@ type warning struct {
 	stands func() bool
 }
 
-var _ control.Backend = (*backend)(nil)
+var (
+	_ control.Backend = (*backend)(nil)
+	_ control.Switch  = (*backend)(nil)
+)
 
 func newBackend(link string, log *slog.Logger) *backend {
 	return &backend{link: link, started: time.Now(), log: log}
@@ -81,6 +85,9 @@ func (b *backend) conditions() []string {
 		}
 	}
 	all = append(all, b.Stack.Warnings()...)
+	if b.fabric != nil {
+		all = append(all, b.fabric.conditions()...)
+	}
 	switch {
 	case len(awaited) > 0:
 		all = append(all, fmt.Sprintf("not ready yet: waiting for %s, at most %v", strings.Join(awaited, " and "), usableLimit))
@@ -183,6 +190,14 @@ func isDown(name string) bool {
 	return err == nil && i.Flags&net.FlagUp == 0
 }
 
+// FDB implements control.Switch.
+func (b *backend) FDB() (fdb control.FDB, ok bool) {
+	if b.fabric == nil {
+		return fdb, false
+	}
+	return b.fabric.FDB(), true
+}
+
 // Addrs implements control.Backend.
 func (b *backend) Addrs() []control.Addr {
 	return convert(b.Stack.Addrs(), func(a stack.Addr) control.Addr { return control.Addr(a) })
@@ -217,11 +232,16 @@ func (b *backend) Sockets() []control.SocketInfo {
 
 // Stats implements control.Backend. The server adds the number of flows.
 func (b *backend) Stats() control.Stats {
-	st := control.Stats{Counters: b.Stack.Stats(), Goroutines: runtime.NumGoroutine(), RSS: residentBytes()}
-	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
-		st.Descriptors = len(fds) - 1 // without the one that reads the directory
+	return control.Stats{Counters: b.Stack.Stats(), Goroutines: runtime.NumGoroutine(), Descriptors: descriptors(), RSS: residentBytes()}
+}
+
+// descriptors returns how many this process has open.
+func descriptors() int {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
 	}
-	return st
+	return len(fds) - 1 // without the one that reads the directory
 }
 
 // residentBytes returns the resident memory of this process: the second field of

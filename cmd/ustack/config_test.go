@@ -28,6 +28,7 @@ func TestConfigHasTheNamesOfTheFlags(t *testing.T) {
 	f, fs := parseUp(t)
 	_, err := applyConfig("u.toml", `
 link = "tap:tap9"
+port = ["tap:tap8,isolated", "tap:tap7"]
 addr = ["10.1.0.4/24", "2001:db8::4/64"]
 gateway = "10.1.0.1"
 dns = ["10.1.0.53:5353"]
@@ -52,13 +53,13 @@ log-level = "warn"
 		t.Fatal(err)
 	}
 	want := upFlags{
-		link: "tap:tap9", addr: []string{"10.1.0.4/24", "2001:db8::4/64"}, gateway: []string{"10.1.0.1"},
+		link: "tap:tap9", ports: []string{"tap:tap8,isolated", "tap:tap7"}, addr: []string{"10.1.0.4/24", "2001:db8::4/64"}, gateway: []string{"10.1.0.1"},
 		dns: []string{"10.1.0.53:5353"}, search: []string{"lab.example"}, mac: "02:00:00:00:00:09", mtu: 1400,
 		dhcp: true, slaac: true, hostAddr: []string{"10.1.0.5/24"}, uplink: "eth0", bridge: "br0", stateDir: "/run/u", congestion: "cubic", lossDetection: "rack", memory: "64M",
 		socket: "/run/u.sock", socketGroup: "staff", socketMode: "0660", logLevel: "warn",
 	}
 	for name, pair := range map[string][2]any{
-		"addr": {f.addr, want.addr}, "gateway": {f.gateway, want.gateway}, "dns": {f.dns, want.dns},
+		"port": {f.ports, want.ports}, "addr": {f.addr, want.addr}, "gateway": {f.gateway, want.gateway}, "dns": {f.dns, want.dns},
 		"search": {f.search, want.search}, "host-addr": {f.hostAddr, want.hostAddr},
 	} {
 		if !slices.Equal(pair[0].([]string), pair[1].([]string)) {
@@ -106,7 +107,7 @@ func TestConfigErrors(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key", "mtu = 1400\n\nadress = \"10.0.0.4/24\"\n", `u.toml:3: adress: unknown key: did you mean addr?`},
 		{"underscore", "host_addr = \"10.0.0.5/24\"\n", `u.toml:1: host_addr: unknown key: did you mean host-addr?`},
-		{"far off", "colour = 1\n", `u.toml:1: colour: unknown key: use one of link, addr, gateway`},
+		{"far off", "colour = 1\n", `u.toml:1: colour: unknown key: use one of link, port, addr, gateway`},
 		{"table", "mtu = 1400\n[stack]\naddr = \"10.0.0.4/24\"\n", `u.toml:2: stack: unknown key: `},
 		{"only a flag", "config = \"other.toml\"\n", `u.toml:1: config: unknown key`},
 		{"string for number", "mtu = \"big\"\n", `u.toml:1: mtu: big is not a whole number`},

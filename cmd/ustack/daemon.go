@@ -12,6 +12,7 @@ import (
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/ustack/ustack/bridge"
 	"github.com/ustack/ustack/control"
 	"github.com/ustack/ustack/hostnet"
 	"github.com/ustack/ustack/link"
@@ -38,6 +39,7 @@ type daemon struct {
 	device  link.Device
 	// observers are told what becomes of frames, while there are any.
 	observers *link.Observers
+	fabric    *fabric // nil unless --port
 	host      *hostnet.Host
 	stack     *stack.Stack
 	dhcp      *stack.DHCPClient // nil unless --dhcp
@@ -107,6 +109,14 @@ func (d *daemon) listen(context.Context) error {
 // openLink opens the wire. A tap that was there before keeps its MTU for now: the
 // host's side changes it, so that it can be undone.
 func (d *daemon) openLink(context.Context) (err error) {
+	if len(d.set.ports) > 0 {
+		if d.fabric, err = newFabric(bridge.Config{Logger: d.log}, d.set.ports, d.set.stateDir); err != nil {
+			return err
+		}
+		d.backend.fabric = d.fabric
+		d.device, err = d.fabric.stackPort()
+		return err
+	}
 	sp := d.set.spec
 	if d.set.hostIf != "" {
 		if _, err := net.InterfaceByName(d.set.hostIf); err == nil {
@@ -287,6 +297,9 @@ func (d *daemon) end(hurry context.Context) error {
 		cancel()
 	} else if d.device != nil {
 		errs = append(errs, d.device.Close())
+	}
+	if d.fabric != nil {
+		errs = append(errs, d.fabric.Close())
 	}
 	if d.host != nil {
 		errs = append(errs, d.host.Close())

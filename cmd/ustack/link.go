@@ -62,23 +62,28 @@ func writeLinks(w io.Writer, links []control.Link) error {
 		if _, err := fmt.Fprintln(w, head); err != nil {
 			return err
 		}
-		rows := [][]string{
-			{"   ", "", "frames", "bytes", "dropped"},
-			{"   ", "RX", strconv.FormatUint(l.RxFrames, 10), strconv.FormatUint(l.RxBytes, 10), strconv.FormatUint(dropsOf(l, "rx_"), 10)},
-			{"   ", "TX", strconv.FormatUint(l.TxFrames, 10), strconv.FormatUint(l.TxBytes, 10), strconv.FormatUint(dropsOf(l, "tx_"), 10)},
-		}
-		if err := writeTable(w, rows, 2, 3, 4); err != nil {
-			return err
-		}
-		rows = nil
-		for _, reason := range sortedKeys(l.Drops) {
-			rows = append(rows, []string{"   ", "drop", printable(reason), strconv.FormatUint(l.Drops[reason], 10)})
-		}
-		if err := writeTable(w, rows, 3); err != nil {
+		if err := writeTraffic(w, l); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeTraffic prints a link's frames and bytes, and what it dropped, by reason.
+func writeTraffic(w io.Writer, l control.Link) error {
+	rows := [][]string{
+		{"   ", "", "frames", "bytes", "dropped"},
+		{"   ", "RX", strconv.FormatUint(l.RxFrames, 10), strconv.FormatUint(l.RxBytes, 10), strconv.FormatUint(dropsOf(l, "rx_"), 10)},
+		{"   ", "TX", strconv.FormatUint(l.TxFrames, 10), strconv.FormatUint(l.TxBytes, 10), strconv.FormatUint(dropsOf(l, "tx_"), 10)},
+	}
+	if err := writeTable(w, rows, 2, 3, 4); err != nil {
+		return err
+	}
+	rows = nil
+	for _, reason := range sortedKeys(l.Drops) {
+		rows = append(rows, []string{"   ", "drop", printable(reason), strconv.FormatUint(l.Drops[reason], 10)})
+	}
+	return writeTable(w, rows, 3)
 }
 
 // linkKind prints the kind of a link with its driver: "tap (tun)".

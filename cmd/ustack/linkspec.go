@@ -18,6 +18,9 @@ import (
 // kindTap is the kind of a SPEC that has an interface of this host behind it.
 const kindTap = "tap"
 
+// kindSwitch is the kind of a link that is the port of a switch in the same process. It has no SPEC.
+const kindSwitch = "switch"
+
 // parseLink checks --link, with --mtu put into it for a tap: a Device states its
 // MTU once, when it is opened. It returns the name of the host's interface behind
 // the link, or "" if there is none.

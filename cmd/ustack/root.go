@@ -135,9 +135,9 @@ and nc have their own.`,
 			root.AddCommand(c)
 		}
 	}
-	add(groupRun, a.upCommand(), a.demoCommand())
+	add(groupRun, a.upCommand(), a.bridgeCommand(), a.forwardCommand(), a.demoCommand())
 	add(groupSee, a.statusCommand(), a.linkCommand(), a.addrCommand(), a.neighCommand(),
-		a.routeCommand(), a.ssCommand(), a.statsCommand(), a.doctorCommand())
+		a.routeCommand(), a.ssCommand(), a.statsCommand(), a.fdbCommand(), a.doctorCommand())
 	add(groupApps, a.runCommand(), a.curlCommand(), a.pingCommand(), a.ncCommand())
 	root.AddCommand(a.versionCommand(), a.manCommand())
 	root.SetHelpCommand(a.helpCommand())

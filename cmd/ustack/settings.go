@@ -20,7 +20,8 @@ import (
 type settings struct {
 	link        string // as given
 	spec        spec.Spec
-	hostIf      string // the host's interface behind the link, or ""
+	hostIf      string     // the host's interface behind the link, or ""
+	ports       []portSpec // of the switch that takes the place of a link, if any
 	addrs       []netip.Prefix
 	gateways    []netip.Addr
 	dns         []netip.AddrPort // nil: those of the host
@@ -74,6 +75,13 @@ func (f *upFlags) resolve(from origins) (*settings, error) {
 			return nil, usagef("%s %q: use %s", from.of(c.flag), c.value, strings.Join(c.of, " or "))
 		}
 	}
+	if err := f.resolveLog(s, from); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (f *upFlags) resolveLog(s *settings, from origins) error {
 	level := f.logLevel
 	if f.verbose {
 		level = "debug"
@@ -81,17 +89,25 @@ func (f *upFlags) resolve(from origins) (*settings, error) {
 	switch level {
 	case "debug", "info", "warn", "error":
 		if err := s.logLevel.UnmarshalText([]byte(level)); err != nil {
-			return nil, usagef("%s %q: %w", from.of("log-level"), level, err)
+			return usagef("%s %q: %w", from.of("log-level"), level, err)
 		}
 	default:
-		return nil, usagef("%s %q: use debug, info, warn or error", from.of("log-level"), level)
+		return usagef("%s %q: use debug, info, warn or error", from.of("log-level"), level)
 	}
-	return s, nil
+	return nil
 }
 
 func (f *upFlags) resolveLink(s *settings, from origins) error {
 	var err error
-	if s.spec, s.hostIf, err = parseLink(f.link, f.mtu); err != nil {
+	if len(f.ports) > 0 {
+		if f.link != defaultLink {
+			return usagef("%s %s: with %s the link is the switch: make it a port", from.of("link"), f.link, from.of("port"))
+		}
+		if s.ports, err = parsePorts(f.ports); err != nil {
+			return err
+		}
+		s.link, s.spec = "", spec.Spec{Kind: kindSwitch}
+	} else if s.spec, s.hostIf, err = parseLink(f.link, f.mtu); err != nil {
 		return usagef("%s: %w", from.of("link"), err)
 	}
 	if s.mtu == 0 {

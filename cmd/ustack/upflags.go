@@ -13,6 +13,7 @@ import (
 type upFlags struct {
 	config                          string
 	link                            string
+	ports                           []string
 	addr, gateway, dns, search      []string
 	mac                             string
 	mtu                             int
@@ -41,6 +42,7 @@ const (
 func (f *upFlags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVar(&f.link, "link", defaultLink, "wire to use, as `SPEC` KIND:NAME[,option[=value]]...")
+	fs.StringArrayVar(&f.ports, "port", nil, "wire to join by a switch of which the stack is one more port, as `SPEC`, instead of --link; repeatable, see 'ustack bridge'")
 	fs.StringSliceVar(&f.addr, "addr", nil, "address of the stack, as `CIDR`; repeatable (default "+defaultAddr+" where no other flag says how the stack gets one)")
 	fs.StringSliceVar(&f.gateway, "gateway", nil, "default gateway `IP`, one for each address family (default: the --host-addr in the network of an --addr)")
 	fs.StringSliceVar(&f.dns, "dns", nil, "DNS server `IP[:PORT]`; repeatable (default: those of /etc/resolv.conf, or what DHCP or a router says)")
