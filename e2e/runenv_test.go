@@ -125,7 +125,7 @@ func TestRunDaemonGone(t *testing.T) {
 	args := []string{"--link", "tap:tap0", "--addr", stack4 + "/24", "--host-addr", host4 + "/24", "--dns", host4}
 	d := upAt(t, host, sock, args...)
 	cmd := d.apps.Command(filepath.Join(bin, "ustack"), "run", "python3", "-u", "-c", `
-import socket, sys
+import select, socket, sys
 def attempt():
     try:
         s = socket.create_connection(("`+host4+`", 7), 5); s.sendall(b"x"); return s.recv(1).decode()
@@ -136,9 +136,12 @@ for line in sys.stdin:
     idle, s = socket.create_connection(("`+host4+`", 7)), socket.create_connection(("`+host4+`", 19))
     s.recv(1)
     l = socket.create_server(("", 8000))
-    mine = socket.create_connection(("`+stack4+`", 8000))
+    mine, queued = socket.create_connection(("`+stack4+`", 8000)), socket.create_connection(("`+stack4+`", 8000))
+    accepted = l.accept()[0]
+    select.select([l], [], [])
     print("started")
-    for c in s, idle, mine:
+    sys.stdin.readline()
+    for c in s, idle, mine, accepted, l.accept()[0]:
         try:
             while c.recv(65536): pass
             print("complete")
@@ -176,7 +179,11 @@ for line in sys.stdin:
 	}
 	p.WaitOutput(t, `\nstarted\n`, 20*time.Second)
 	d.Signal(t, syscall.SIGKILL)
-	p.WaitOutput(t, `\nstarted\n(104 100\n){3}`, 20*time.Second) // ECONNRESET, and ENETDOWN behind it
+	d.Wait(t, 10*time.Second)
+	if _, err := in.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	p.WaitOutput(t, `\nstarted\n(104 100\n){5}`, 20*time.Second) // ECONNRESET, and ENETDOWN behind it
 	in.Close()
 	if code := p.Wait(t, 10*time.Second); code != 0 {
 		t.Errorf("exit code %d", code)

@@ -343,6 +343,10 @@ func scenarioDaemonGone(s *script) {
 	s.write("write", b, "all")
 	must(unix.Shutdown(b, unix.SHUT_WR))
 	s.poll("complete", complete, unix.POLLRDHUP, 5000)
+	s.say("at %s", here)
+	accepted, _, err := unix.Accept(servers)
+	must(err)
+	s.poll("queued", servers, unix.POLLIN, 5000)
 	read := make(chan error)
 	go func() {
 		_, err := unix.Read(busy, make([]byte, 1))
@@ -357,6 +361,11 @@ func scenarioDaemonGone(s *script) {
 	for range 2 {
 		s.read("complete", complete)
 	}
+	s.read("accepted", accepted)
+	s.soError("accepted, then", accepted)
+	a, _, err := unix.Accept(servers)
+	must(err)
+	s.read("queued", a)
 	fd := s.socket(unix.AF_INET, unix.SOCK_STREAM)
 	s.told("connect", unix.Connect(fd, address(s.args[0])))
 	s.told("bind", unix.Bind(s.socket(unix.AF_INET, unix.SOCK_STREAM), address("127.0.0.1:0")))
@@ -472,4 +481,31 @@ func scenarioStorm(s *script) {
 	close(stop)
 	<-done
 	s.say("%v", errs)
+}
+
+// scenarioEarlyEnds accepts what has ended before.
+func scenarioEarlyEnds(s *script) {
+	lis, at := s.listener(0)
+	for _, words := range []string{"", "last words"} {
+		c := s.dial(at)
+		s.write("write", c, words)
+		s.poll("queued", lis, unix.POLLIN, 5000)
+		must(unix.SetsockoptLinger(c, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
+		unix.Close(c)
+		time.Sleep(1200 * time.Millisecond) // longer than the daemon keeps its end of it
+		a, sa, err := unix.Accept(lis)
+		s.addr("accept", sa, err)
+		for range 3 {
+			s.read("read", a)
+		}
+		unix.Close(a)
+	}
+	c := s.dial(at)
+	must(unix.Shutdown(c, unix.SHUT_WR))
+	s.poll("queued", lis, unix.POLLIN, 5000)
+	a, _, err := unix.Accept(lis)
+	must(err)
+	s.read("half-closed", a)
+	s.write("half-closed", a, "still")
+	s.read("half-closed", c)
 }

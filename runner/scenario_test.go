@@ -193,6 +193,7 @@ var scenarios = map[string]func(*script){
 	"nonblockfail":  scenarioNonblockingRefused,
 	"longaccept":    scenarioLongAccept,
 	"daemongone":    scenarioDaemonGone,
+	"earlyends":     scenarioEarlyEnds,
 	"churn":         scenarioChurn,
 	"storm":         scenarioStorm,
 	"timeouts":      scenarioTimeouts,

@@ -133,18 +133,21 @@ func (l *listening) take(c *call, flags int) verdict {
 	}
 	if errno != 0 { // as the kernel does it, the connection is lost
 		unix.Close(a.fd)
+		a.from.abandon()
 		return fail(errno)
 	}
+	a.from.settle(a.t, a.fd)
 	v, ok := c.install(a.t.s, a.fd, flags&unix.SOCK_CLOEXEC != 0)
-	a.t.follow(a.from.session, a.from.rep) // now a reset finds the descriptor
 	if ok {
 		unix.Close(a.fd)
+		a.from.follow(a.t) // now an error finds the descriptor
 		return v
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx.Err() != nil {
 		unix.Close(a.fd)
+		a.from.abandon()
 	} else {
 		l.returned = append(l.returned, a)
 	}
@@ -168,7 +171,7 @@ func (l *listening) next(fd int) (accepted, syscall.Errno) {
 	nfd, peer, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
 	close(l.room)
 	l.room = make(chan struct{})
-	var from arrival
+	var from *arrival
 	if ua, ok := peer.(*unix.SockaddrUnix); ok {
 		from = l.arrived[ua.Name]
 		delete(l.arrived, ua.Name)
@@ -180,7 +183,7 @@ func (l *listening) next(fd int) (accepted, syscall.Errno) {
 	case err != nil:
 		return accepted{}, errnoOf(err)
 	}
-	if from.session == nil { // somebody else connected to the unix socket
+	if from == nil { // somebody else connected to the unix socket
 		unix.Close(nfd)
 		return accepted{}, unix.ECONNABORTED
 	}
@@ -188,7 +191,7 @@ func (l *listening) next(fd int) (accepted, syscall.Errno) {
 }
 
 // accepted makes the socket of a connection.
-func (l *listening) accepted(fd int, from arrival) *tcp {
+func (l *listening) accepted(fd int, from *arrival) *tcp {
 	sup := l.t.s.sup
 	sup.growSendBuffer(fd)
 	s := &socket{sup: sup, domain: l.t.s.domain, typ: l.t.s.typ, proto: l.t.s.proto, ino: inodeOf(fd)}

@@ -298,6 +298,11 @@ func (t *tcp) connected(d *dialing, rep control.Reply, session *control.Session)
 // ended leaves a byte unread in the program's end after an error, so that the close of the
 // daemon's end becomes ECONNRESET there, and lets the daemon close.
 func (t *tcp) ended(session *control.Session, flow uint64, why error) {
+	t.end(session, flow, why, t.withFD)
+}
+
+// end is ended with what runs a function with a duplicate of the program's descriptor.
+func (t *tcp) end(session *control.Session, flow uint64, why error, withFD func(func(fd int) error) error) {
 	t.mu.Lock()
 	if t.session != session || t.flow != flow { // the program has nothing to do with it any more
 		t.mu.Unlock()
@@ -319,10 +324,10 @@ func (t *tcp) ended(session *control.Session, flow uint64, why error) {
 	case why == nil, sup.ctx.Err() != nil:
 		return
 	case lost:
-		t.cutOff(spare)
+		cutOff(spare, withFD)
 		return
 	case errno != unix.EPIPE: // that one comes behind the end of what the peer sent, which stays an end
-		_ = t.withFD(leaveByte)
+		_ = withFD(leaveByte)
 	}
 	session.Post(control.Request{Op: "close", Flow: flow})
 }

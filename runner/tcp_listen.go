@@ -36,26 +36,13 @@ type listening struct {
 
 	mu sync.Mutex
 	// arrived are the connections in the program's queue, by the names of their far ends.
-	arrived map[string]arrival
+	arrived map[string]*arrival
 	last    uint64 // number of the last such name
 	// returned are accepted ones that no call could take with it.
 	returned []accepted
 	// waiting are the calls that block; room is closed and replaced at each accept.
 	waiting []*heldCall
 	room    chan struct{}
-}
-
-// An arrival is a connection that the program has not accepted yet.
-type arrival struct {
-	session *control.Session
-	rep     control.Reply
-}
-
-// An accepted is a connection with its unix socket.
-type accepted struct {
-	fd   int
-	t    *tcp
-	from arrival
 }
 
 func (t *tcp) listen(c *call, backlog int) verdict {
@@ -100,7 +87,7 @@ func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
 	}
 	l := &listening{
 		t: t, name: "@ustack-listener-" + strconv.FormatUint(t.s.ino, 10), backlog: backlog,
-		arrived: make(map[string]arrival), room: make(chan struct{}),
+		arrived: make(map[string]*arrival), room: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancel(t.s.sup.ctx)
 	err = c.withFD(func(fd int) error {
@@ -245,7 +232,7 @@ func (l *listening) fetch(session *control.Session, flow uint64) {
 			return
 		}
 		p = ask()
-		if err := l.deliver(arrival{session, rep}); err != nil {
+		if err := l.deliver(newArrival(l.t.s.sup, session, rep)); err != nil {
 			session.Post(control.Request{Op: "abort", Flow: rep.Flow})
 			l.t.s.sup.sweepSoon() // perhaps nobody has the listener any more
 		}
@@ -253,7 +240,7 @@ func (l *listening) fetch(session *control.Session, flow uint64) {
 }
 
 // deliver connects to the program's listening unix socket and waits while its backlog is full.
-func (l *listening) deliver(a arrival) error {
+func (l *listening) deliver(a *arrival) error {
 	far, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -280,6 +267,7 @@ func (l *listening) deliver(a arrival) error {
 	if ok && linger >= 0 {
 		a.session.Post(control.Request{Op: "setopt", Flow: a.rep.Flow, Options: map[string]int{"so.linger": linger}})
 	}
+	a.begin(far)
 	// The far end is the daemon's from here on, whether the program accepts or not.
 	a.session.PostFD(control.Request{Op: "attach", Flow: a.rep.Flow}, far)
 	l.wake()
@@ -323,8 +311,8 @@ func (l *listening) close() {
 	l.cancel()
 	l.t.s.sup.listeners.remove(l.local.Port(), l.t)
 	l.mu.Lock()
-	waiting, returned := l.waiting, l.returned
-	l.waiting, l.returned = nil, nil
+	waiting, returned, arrived := l.waiting, l.returned, l.arrived
+	l.waiting, l.returned, l.arrived = nil, nil, make(map[string]*arrival)
 	l.mu.Unlock()
 	for _, h := range waiting {
 		l.t.s.sup.held.done(h)
@@ -332,5 +320,9 @@ func (l *listening) close() {
 	}
 	for _, a := range returned {
 		unix.Close(a.fd)
+		a.from.abandon()
+	}
+	for _, a := range arrived {
+		a.abandon()
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spares are duplicates of the far ends that the daemon has, one for each connection that the
-// program made. When the daemon is killed the kernel closes its descriptors, which alone would be an
+// spares are duplicates of the far ends that the daemon has, one for each connection of the
+// program. When the daemon is killed the kernel closes its descriptors, which alone would be an
 // orderly end for the program: with its duplicate the supervisor makes it an error. A connection
 // without one, because descriptors have run short, ends in that way.
 type spares struct {
@@ -58,12 +58,12 @@ func (t *tcp) takeSpare() int {
 
 // cutOff makes the close of a spare, whose daemon is gone, a reset for the program, unless
 // the connection's end had come there before.
-func (t *tcp) cutOff(spare int) {
+func cutOff(spare int, withFD func(func(fd int) error) error) {
 	if spare < 0 || readable(spare) { // what the program wrote is unread, or it has ended
 		return
 	}
 	// Of no bytes a send only says whether the daemon has shut down that direction.
 	if unix.Sendto(spare, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil) != unix.EPIPE {
-		_ = t.withFD(leaveByte)
+		_ = withFD(leaveByte)
 	}
 }

@@ -78,6 +78,7 @@ func TestAsTheKernel(t *testing.T) {
 		"timeouts":     func() []string { return nil },
 		"disconnect":   func() []string { return []string{echo4} },
 		"closing":      func() []string { return nil },
+		"earlyends":    func() []string { return nil },
 		"lingering":    func() []string { return nil },
 		"leaderless":   func() []string { return []string{echo4} },
 		"credentials":  func() []string { return []string{echo4} },
@@ -142,9 +143,10 @@ func TestCountedCalls(t *testing.T) {
 func TestDaemonGone(t *testing.T) {
 	got := acrossDaemons(t, "daemongone", kernelServer(t, "tcp4", echo))
 	want := []string{
-		"write: 3", `read: "one"`, "write: 3", "complete: poll RDHUP", "first", "waiting: ECONNRESET",
+		"write: 3", `read: "one"`, "write: 3", "complete: poll RDHUP", "queued: poll IN", "first", "waiting: ECONNRESET",
 		"connected: poll IN|ERR|HUP|RDHUP", "read: ECONNRESET", "then: SO_ERROR ENETDOWN",
-		`complete: "all"`, `complete: ""`, "connect: ENETDOWN", "bind: ENETDOWN", "second",
+		`complete: "all"`, `complete: ""`,
+		"accepted: ECONNRESET", "accepted, then: SO_ERROR ENETDOWN", "queued: ECONNRESET", "connect: ENETDOWN", "bind: ENETDOWN", "second",
 		"connect: ok", "write: 3", `read: "two"`, "accept: ok",
 	}
 	if !slices.Equal(got, want) {
@@ -184,6 +186,16 @@ func acrossDaemons(t *testing.T, scenario, at string) (got []string) {
 	lines := bufio.NewScanner(out)
 	until := func(last string) {
 		for lines.Scan() {
+			if to, ok := strings.CutPrefix(lines.Text(), "at "); ok {
+				for range 2 { // one that it accepts, and one that waits
+					c, err := net.Dial("tcp", to)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { c.Close() })
+				}
+				continue
+			}
 			got = append(got, lines.Text())
 			if lines.Text() == last {
 				return
