@@ -16,6 +16,8 @@ type queuedError struct {
 	typ, code byte
 	// info is the MTU of a "packet too big", else 0.
 	info uint32
+	// local says that it comes from no message, but from the stack itself.
+	local bool
 	// from sent the error; to is where the datagram went that caused it, and data what the
 	// error tells of its payload.
 	from netip.Addr
@@ -25,6 +27,7 @@ type queuedError struct {
 
 // Origins of struct sock_extended_err (include/uapi/linux/errqueue.h).
 const (
+	originLocal = 1
 	originICMP  = 2
 	originICMP6 = 3
 )
@@ -90,10 +93,15 @@ func (e *queuedError) control(domain int) []byte {
 			origin = originICMP6
 		}
 	}
+	offender := appendSockaddr(nil, family, netip.AddrPortFrom(e.from, 0))
+	if e.local {
+		origin = originLocal
+		clear(offender)
+	}
 	b = append(b, origin, e.typ, e.code, 0)
 	b = hostOrder.AppendUint32(b, e.info)
 	b = hostOrder.AppendUint32(b, 0)
-	b = append(b, appendSockaddr(nil, family, netip.AddrPortFrom(e.from, 0))...)
+	b = append(b, offender...)
 	return appendControl(nil, level, typ, b)
 }
 

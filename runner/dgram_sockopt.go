@@ -52,13 +52,12 @@ var keptDatagram = map[optionKey]int{
 	keyHops:                                         0,
 	keyClass:                                        0,
 	{unix.IPPROTO_IPV6, unix.IPV6_RECVERR}:          0,
-	{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER}:     1,
-	{unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG}:         0,
+	keyDiscover6:                                    1,
+	keyDontFrag:                                     0,
 	{unix.IPPROTO_IPV6, unix.IPV6_AUTOFLOWLABEL}:    1,
 	{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND}:         0,
 	{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF}:     0,
 	{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL}:    1,
-	{unix.IPPROTO_IPV6, unix.IPV6_MTU}:              1500,
 	{unix.IPPROTO_UDP, udpCork}:                     0,
 }
 
@@ -152,6 +151,14 @@ func (d *dgram) setOption(c *call, level, name int, value []byte) verdict {
 			}
 		}
 		return ret(0)
+	case optionKey{unix.IPPROTO_IPV6, unix.IPV6_MTU}: // how long fragments are to be
+		switch v, errno := intValue(level, value); {
+		case errno != 0:
+			return fail(errno)
+		case v != 0 && v < 1280: // RFC 8200 section 5
+			return fail(unix.EINVAL)
+		}
+		return ret(0)
 	case optionKey{unix.IPPROTO_IP, unix.IP_MULTICAST_IF}, optionKey{unix.IPPROTO_IP, unix.IP_OPTIONS}:
 		if name == unix.IP_OPTIONS && len(value) > 0 {
 			return unknown
@@ -210,6 +217,9 @@ func (d *dgram) option(c *call, level, name int) verdict {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if v, ok := d.options[keptName(key)]; ok && key == keyDiscover {
+		return c.value(intBytes(v))
+	}
 	if rule, ok := ruleOf(dgramRules, key); ok {
 		v, set := d.options[rule.wire]
 		if !set || rule.wire == "ip.ttl" && v == -1 || rule.wire == "ipv6.unicast_hops" && v == -1 {
@@ -244,24 +254,20 @@ func (d *dgram) option(c *call, level, name int) verdict {
 		return c.value(make([]byte, 4))
 	case optionKey{unix.IPPROTO_IP, unix.IP_OPTIONS}:
 		return c.value(nil)
-	case optionKey{unix.IPPROTO_IP, unix.IP_MTU}:
-		if !d.remote.IsValid() {
+	case optionKey{unix.IPPROTO_IP, unix.IP_MTU}, optionKey{unix.IPPROTO_IPV6, unix.IPV6_MTU}:
+		remote := d.remote.Addr()
+		if !remote.IsValid() {
 			return fail(unix.ENOTCONN)
 		}
-		return c.value(intBytes(d.mtu()))
+		if remote == d.local.Addr() {
+			return c.value(intBytes(loopbackMTU))
+		}
+		later := c.detached()
+		return c.later(func() verdict {
+			return later.value(intBytes(pathMTU(d.s.sup.ctx, &d.s.sup.daemon.client, remote)))
+		})
 	}
 	return unknown
-}
-
-// mtu is that of the interface by which the program sees the stack's address, else Ethernet's.
-func (d *dgram) mtu() int {
-	if l, err := net.InterfaceByIndex(int(d.s.sup.linkOf(d.local.Addr()))); err == nil && l.Flags&net.FlagLoopback == 0 {
-		return l.MTU
-	}
-	if d.remote.Addr().IsLoopback() {
-		return 65536
-	}
-	return 1500
 }
 
 // joinOrLeave begins or ends a membership in a group, of sockets that can have one. mu is held.

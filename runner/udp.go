@@ -21,6 +21,7 @@ type udp struct {
 	joined []control.Request
 	// reopening says that the daemon is gone, and waited for. mu guards it.
 	reopening bool
+	whole     whole // mu guards it
 }
 
 // maxKnown bounds known.

@@ -114,6 +114,8 @@ func (u *udp) sendNow(fd int, s *sending) (errno syscall.Errno, done bool) {
 		return unix.ENETUNREACH, true
 	case s.to.Addr().Unmap() == broadcast && u.options["so.broadcast"] == 0:
 		return unix.EACCES, true
+	case u.tooLong(len(s.data), s.to):
+		return unix.EMSGSIZE, true
 	}
 	if connected {
 		if errno := u.takeError(fd); errno != 0 {
@@ -244,8 +246,9 @@ func (u *udp) readSending(c *call, addr uint64, flags int) (s *sending, native b
 	}
 	u.mu.Lock()
 	connected, failed := u.far >= 0 && u.flow != 0, u.err != 0
+	whole := u.whole.four || u.whole.six
 	u.mu.Unlock()
-	if m.name == 0 && m.controlLen == 0 && connected && !failed && flags&unix.MSG_OOB == 0 && m.room() <= maxUDP4 {
+	if m.name == 0 && m.controlLen == 0 && connected && !failed && flags&unix.MSG_OOB == 0 && m.room() <= maxUDP4 && !whole {
 		return nil, true, 0
 	}
 	s = &sending{flags: flags}

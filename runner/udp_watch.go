@@ -29,6 +29,9 @@ func (u *udp) watches() bool {
 
 // setOption makes sure that errors arrive before the datagram goes that causes them.
 func (u *udp) setOption(c *call, level, name int, value []byte) verdict {
+	if key := (optionKey{level, name}); key == keyDiscover || key == keyDiscover6 || key == keyDontFrag {
+		return u.setDiscover(c, key, value)
+	}
 	u.mu.Lock()
 	before := u.watches()
 	u.mu.Unlock()

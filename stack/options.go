@@ -51,6 +51,7 @@ var socketOptions = map[string]option{
 	"ip.ttl":             {getTTL, setTTL},
 	"ip.tos":             intOption(tcpip.IPv4TOSOption, 0, 255),
 	"ip.mtu_discover":    {getMTUDiscover, setMTUDiscover}, // IP_PMTUDISC_*
+	"ipv6.mtu_discover":  {getMTUDiscover, setMTUDiscover},
 	"ip.multicast_ttl":   intOption(tcpip.MulticastTTLOption, 0, 255),
 	"ip.multicast_loop":  boolOption((*tcpip.SocketOptions).GetMulticastLoop, (*tcpip.SocketOptions).SetMulticastLoop),
 	"ipv6.unicast_hops":  intOption(tcpip.IPv6HopLimitOption, -1, 255),

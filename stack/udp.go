@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,6 +29,9 @@ type UDPConn struct {
 	taken  atomic.Int64 // bytes read so far, headers included; changes under readMu
 	growAt atomic.Int64 // value of taken at which a buffer that shrank grows again
 	last   int64        // value of taken at the last review that ended a period, of memory.mu
+
+	// Datagrams over IPv4, and over IPv6, must not be fragmented.
+	whole4, whole6 atomic.Bool
 
 	readMu  sync.Mutex
 	writeMu sync.Mutex
@@ -106,7 +110,7 @@ func (s *Stack) udp(network string, local, remote netip.AddrPort, set map[string
 		if name == "so.rcvbuf" || name == "so.sndbuf" { // accounted for, below
 			continue
 		}
-		if err := (options{ep: ep}).SetOption(name, v); err != nil {
+		if err := c.SetOption(name, v); err != nil {
 			ep.Close()
 			return nil, fail(fmt.Errorf("option %s: %w", name, err))
 		}
@@ -292,6 +296,9 @@ func (c *UDPConn) send(b []byte, opts tcpip.WriteOptions, addr net.Addr) (int, e
 	defer c.writeMu.Unlock()
 	if err := c.checkWrite(); err != nil {
 		return 0, c.opErr("write", addr, err)
+	}
+	if !c.fits(len(b), addr) {
+		return 0, c.opErr("write", addr, os.NewSyscallError("sendto", syscall.EMSGSIZE))
 	}
 	c.observeSend(len(b), addr, netip.Addr{})
 	for {

@@ -49,6 +49,47 @@ func TestUDP(t *testing.T) {
 	}
 }
 
+// Where fragments are forbidden, for one family or the other, a datagram longer than the MTU is not sent.
+func TestUDPInOnePiece(t *testing.T) {
+	a, b := pair(t, link.PipeConfig{})
+	for _, tt := range []struct {
+		ip, option string
+		fits       int
+	}{{"10.0.0.2", "ip.mtu_discover", 1472}, {"fd00::2", "ipv6.mtu_discover", 1452}} {
+		server, err := b.ListenPacket("udp", net.JoinHostPort(tt.ip, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		client, err := a.ListenPacket("udp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		c := client.(*UDPConn)
+		for mode, want := range []error{nil, nil, syscall.EMSGSIZE} {
+			if err := c.SetOption(tt.option, mode); err != nil {
+				t.Fatal(err)
+			}
+			for _, size := range []int{tt.fits, tt.fits + 1} {
+				_, err := c.WriteTo(make([]byte, size), server.LocalAddr())
+				if size > tt.fits && !errors.Is(err, want) || size == tt.fits && err != nil {
+					t.Errorf("%s %d: %d bytes: %v", tt.option, mode, size, err)
+				}
+				if err == nil {
+					server.SetReadDeadline(time.Now().Add(10 * time.Second))
+					if n, _, err := server.ReadFrom(make([]byte, 2000)); n != size || err != nil {
+						t.Errorf("%s %d: read %d of %d bytes: %v", tt.option, mode, n, size, err)
+					}
+				}
+			}
+		}
+		if err := c.SetOption(tt.option, 7); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%s 7: %v", tt.option, err)
+		}
+	}
+}
+
 func TestUDPAnyTakesBothFamilies(t *testing.T) {
 	a, b := pair(t, link.PipeConfig{})
 	server, err := b.ListenPacket("udp", ":9")

@@ -98,6 +98,9 @@ func (c *UDPConn) writeFrom(b []byte, to tcpip.FullAddress, from netip.Addr, ttl
 	if len(b) > header.UDPMaximumPacketSize-header.UDPMinimumSize-header.IPv4MinimumSize {
 		return c.opErr("write", addr, syscall.EMSGSIZE)
 	}
+	if !c.fits(len(b), addr) {
+		return c.opErr("write", addr, syscall.EMSGSIZE)
+	}
 	local, terr := c.ep.GetLocalAddress()
 	if terr != nil {
 		return c.opErr("write", addr, sysErr("sendto", terr))

@@ -29,6 +29,8 @@ var optionNumbers = map[string][2]int{
 	"tcp.user_timeout":  {unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT},
 	"ip.ttl":            {unix.IPPROTO_IP, unix.IP_TTL},
 	"ip.tos":            {unix.IPPROTO_IP, unix.IP_TOS},
+	"ip.mtu_discover":   {unix.IPPROTO_IP, unix.IP_MTU_DISCOVER},
+	"ipv6.mtu_discover": {unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER},
 	"ipv6.v6only":       {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY},
 	"ipv6.unicast_hops": {unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS},
 }

@@ -67,6 +67,7 @@ var sections = []struct {
 	{"shared", shares},
 	{"udp", datagrams},
 	{"udp errors", datagramErrors},
+	{"udp in one piece", wholeDatagrams},
 	{"ipv6", dualStack},
 	{"options", options},
 	{"loopback", loopback},
