@@ -33,6 +33,13 @@ func Strict() bool {
 	return os.Getenv("CI") == "true" || os.Getenv("USTACK_TEST_REQUIRE") == "1"
 }
 
+// Lack skips the test because the machine lacks what it needs, or fails it where
+// Strict.
+func Lack(t testing.TB, why string) {
+	t.Helper()
+	refuse(t, why)
+}
+
 func refuse(t testing.TB, why string) {
 	t.Helper()
 	if Strict() {

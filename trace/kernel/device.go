@@ -1,0 +1,97 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// devices knows the names of the devices in some namespaces, for tracefs tells
+// nothing else of them. A nil one knows all.
+type devices struct {
+	files []*os.File // /proc/…/net/dev, which stays that of its namespace
+	known map[string]bool
+	read  time.Time // when known was read
+}
+
+// relist is how soon a name that is not known lets the lists be read again.
+const relist = 50 * time.Millisecond
+
+// devicesOf opens the lists of namespaces: the caller's own, or those that some
+// process is in.
+func devicesOf(netns []uint64) (*devices, error) {
+	d := new(devices)
+	for _, inode := range netns {
+		f, err := deviceList(inode)
+		if err != nil {
+			d.close()
+			return nil, err
+		}
+		d.files = append(d.files, f)
+	}
+	return d, nil
+}
+
+func deviceList(inode uint64) (*os.File, error) {
+	own := "/proc/thread-self"
+	others, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range append([]string{own}, others...) {
+		if n, err := netnsInode(filepath.Join(proc, "ns/net")); err != nil || n != inode {
+			continue
+		}
+		f, err := os.Open(filepath.Join(proc, "net/dev"))
+		if err == nil {
+			return f, nil
+		}
+		if proc == own {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("find the devices of namespace %d: no process is in it", inode)
+}
+
+// has reports whether a device of that name is in one of the namespaces.
+func (d *devices) has(name string) bool {
+	if d == nil || d.known[name] {
+		return true
+	}
+	if now := time.Now(); now.Sub(d.read) >= relist {
+		d.read = now
+		d.list()
+	}
+	return d.known[name]
+}
+
+func (d *devices) list() {
+	d.known = make(map[string]bool)
+	buf := make([]byte, 64<<10)
+	for _, f := range d.files {
+		var text []byte
+		for {
+			n, err := f.ReadAt(buf, int64(len(text)))
+			text = append(text, buf[:n]...)
+			if err != nil || n == 0 {
+				break
+			}
+		}
+		for line := range strings.Lines(string(text)) {
+			if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+				d.known[name] = true
+			}
+		}
+	}
+}
+
+func (d *devices) close() error {
+	if d == nil {
+		return nil
+	}
+	var errs []error
+	for _, f := range d.files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,188 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ustack/ustack/internal/netlab"
+)
+
+// lab is an outside host on a cable to a bridge with a guest's tap:
+//
+//	outside           middle
+//	h0 ──────────── m0 ─ br0 ─ tap0 ── guest
+//	10.0.0.1                           10.0.0.2
+func lab(t *testing.T) (outside, middle *netlab.NS) {
+	t.Helper()
+	outside, middle = netlab.New(t, "outside"), netlab.New(t, "middle")
+	netlab.Veth(t, outside, h0, middle, m0)
+	tap := openTap(t, middle, tap0)
+	middle.Up(t, tap0)
+	middle.Bridge(t, br0, m0, tap0)
+	outside.Addr(t, h0, "10.0.0.1/24")
+	serve(t, tap)
+	return outside, middle
+}
+
+// echo tells an echo request from its answer; "" for any other frame.
+func echo(e Event) string {
+	if len(e.Head) < 42 || e.NoEth || binary.BigEndian.Uint16(e.Head[12:]) != 0x0800 || e.Head[23] != 1 {
+		return ""
+	}
+	return map[byte]string{8: "request", 0: "reply"}[e.Head[34]]
+}
+
+func hop(e Event) string {
+	dst, src := net.HardwareAddr(e.Head[:6]), net.HardwareAddr(e.Head[6:12])
+	return fmt.Sprintf("%s %s %s %v -> %v", echo(e), e.Step, e.Dev, src, dst)
+}
+
+// The listing of a ping through a bridge: device and MACs at each hop, both ways.
+func TestPingThroughABridge(t *testing.T) {
+	outside, middle := lab(t)
+	ping(t, outside, guestIP) // ARP is done
+	nets := []uint64{inode(t, outside), inode(t, middle)}
+	l := follow(t, open(t, outside, Config{NetNS: nets, Via: ViaBPF}))
+	ping(t, outside, guestIP)
+	events := l.until(t, "the reply received", func(e Event) bool {
+		return e.Step == Receive && echo(e) == "reply" && e.Dev == h0
+	})
+
+	host := outside.MAC(t, h0)
+	there, back := fmt.Sprintf("%v -> %v", host, guest), fmt.Sprintf("%v -> %v", guest, host)
+	want := []string{
+		"request net_dev_queue " + h0 + " " + there,
+		"request net_dev_start_xmit " + h0 + " " + there,
+		"request netif_rx " + m0 + " " + there,
+		"request net_dev_xmit " + h0 + " " + there,
+		"request netif_receive_skb " + m0 + " " + there,
+		"request net_dev_queue " + tap0 + " " + there,
+		"request net_dev_start_xmit " + tap0 + " " + there,
+		"request net_dev_xmit " + tap0 + " " + there,
+		"request skb_copy_datagram_iovec " + tap0 + " " + there,
+		"reply netif_receive_skb " + tap0 + " " + back,
+		"reply net_dev_queue " + m0 + " " + back,
+		"reply net_dev_start_xmit " + m0 + " " + back,
+		"reply netif_rx " + h0 + " " + back,
+		"reply net_dev_xmit " + m0 + " " + back,
+		"reply netif_receive_skb " + h0 + " " + back,
+	}
+	var got []string
+	for _, e := range events {
+		if echo(e) == "" {
+			continue
+		}
+		got = append(got, hop(e))
+		ns := nets[1]
+		if e.Dev == h0 {
+			ns = nets[0]
+		}
+		if e.NetNS != ns || e.IfIndex == 0 || e.Skb == 0 || e.Len != 14+20+12 || len(e.Head) != e.Len || e.Proto != 0x0800 {
+			t.Errorf("%s: namespace %d, index %d, skb %#x, %d bytes, %d of them here, protocol %#x",
+				hop(e), e.NetNS, e.IfIndex, e.Skb, e.Len, len(e.Head), e.Proto)
+		}
+		if e.Step == CopyOut && (e.PID == 0 || e.Comm == "") {
+			t.Errorf("%s: by process %d %q", hop(e), e.PID, e.Comm)
+		}
+	}
+	if !slices.Equal(withoutXmit(got), withoutXmit(want)) {
+		t.Errorf("steps:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("steps, sorted:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if !slices.IsSortedFunc(events, func(a, b Event) int { return int(a.Mono - b.Mono) }) {
+		t.Errorf("not in the order of time:\n%s", list(events))
+	}
+}
+
+// tracefs tells devices and lengths of the same path.
+func TestPingThroughABridgeByTracefs(t *testing.T) {
+	outside, middle := lab(t)
+	ping(t, outside, guestIP)
+	l := follow(t, open(t, middle, Config{Via: ViaTracefs}))
+	ping(t, outside, guestIP)
+	want := []string{
+		"netif_rx " + m0, "netif_receive_skb " + m0,
+		"net_dev_queue " + tap0, "net_dev_start_xmit " + tap0, "net_dev_xmit " + tap0, "skb_copy_datagram_iovec " + tap0,
+		"netif_receive_skb " + tap0, "net_dev_queue " + m0, "net_dev_start_xmit " + m0, "net_dev_xmit " + m0,
+	}
+	events := l.until(t, "the reply sent", func(e Event) bool { return e.Step == Xmit && e.Dev == m0 && e.Len == 46 })
+	var got []string
+	for _, e := range events {
+		if e.Len != 46 && e.Len != 32 { // of the frame, or of what is behind its MAC header
+			continue
+		}
+		got = append(got, e.Step+" "+e.Dev)
+	}
+	if !slices.Equal(withoutXmit(got), withoutXmit(want)) {
+		t.Errorf("steps:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// withoutXmit leaves the driver's answers out: they may come before or after the
+// next steps, which another CPU can take.
+func withoutXmit(steps []string) []string {
+	return slices.DeleteFunc(slices.Clone(steps), func(l string) bool { return strings.Contains(l, Xmit+" ") })
+}
+
+// A namespace that is not asked for is not seen.
+func TestAnotherNamespaceIsNotSeen(t *testing.T) {
+	ways(t, func(t *testing.T, via string) {
+		loud := netlab.New(t, "loud")
+		noise := openTap(t, loud, noise0)
+		loud.Addr(t, noise0, "10.0.0.1/24")
+		loud.Up(t, noise0)
+		ns, tap := host(t)
+		l := follow(t, open(t, ns, Config{Via: via}))
+		for range 100 {
+			send(t, noise, frame(loud.MAC(t, noise0), guest, 0x0800, ipv4(guestIP, hostIP, 17, udp(1, 2, "noise"))))
+		}
+		send(t, tap, frame(ns.MAC(t, tap0), guest, 0x0800, ipv4(guestIP, hostIP, 17, udp(1, 2, "ours"))))
+		events := l.until(t, "our frame's drop", func(e Event) bool { return e.Step == Drop && e.Dev == tap0 })
+		for _, e := range events {
+			if e.Dev == noise0 || e.NetNS != 0 && e.NetNS != inode(t, ns) {
+				t.Errorf("seen: %s", list([]Event{e}))
+			}
+		}
+	})
+}
+
+// AllNetNS sees every one.
+func TestAllNamespaces(t *testing.T) {
+	ways(t, func(t *testing.T, via string) {
+		ns, tap := host(t)
+		elsewhere := netlab.New(t, "elsewhere")
+		l := follow(t, open(t, elsewhere, Config{AllNetNS: true, Via: via}))
+		send(t, tap, frame(other, guest, 0x0800, ipv4(guestIP, hostIP, 17, udp(1, 2, "x"))))
+		e := last(l.until(t, "the frame", func(e Event) bool { return e.Step == Receive && e.Dev == tap0 }))
+		if via == ViaBPF && e.NetNS != inode(t, ns) {
+			t.Errorf("namespace %d, want %d", e.NetNS, inode(t, ns))
+		}
+	})
+}
+
+func last(events []Event) Event { return events[len(events)-1] }
+
+// A tag is part of the head while the frame has it, and a snap is kept to.
+func TestTagAndSnap(t *testing.T) {
+	ns, tap := host(t)
+	l := follow(t, open(t, ns, Config{Via: ViaBPF, Snap: 64}))
+	tagged := append([]byte{0, 42, 8, 0}, ipv4(guestIP, hostIP, 17, udp(1, 2, strings.Repeat("x", 500)))...)
+	b := frame(ns.MAC(t, tap0), guest, 0x8100, tagged)
+	send(t, tap, b)
+	e := last(l.until(t, "the frame", func(e Event) bool { return e.Step == Receive }))
+	if string(e.Head) != string(b[:64]) || e.Len != len(b) || e.Proto != 0x8100 {
+		t.Errorf("%d bytes, protocol %#x, head %x; want %d, 0x8100, %x", e.Len, e.Proto, e.Head, len(b), b[:64])
+	}
+	e = last(l.until(t, "a drop", func(e Event) bool { return e.Step == Drop }))
+	if e.Reason != "OTHERHOST" { // there is no interface for this tag
+		t.Errorf("reason %q", e.Reason)
+	}
+}
