@@ -45,6 +45,13 @@ except OSError as e: print(e.errno)'`, `^STACK4\n255\.255\.255\.0\n19\n`},
 	{"exit codes", `$U run sh -c 'exit 7'; echo $?; $U run nosuch; echo $?; $U run D; echo $?; $U run /etc/passwd; echo $?`, `^7\n127\n126\n126\n`},
 	{"not a program", `printf 'x\1' >D/text; chmod +x D/text; $U run D/text 2>&1; echo $?`, `neither a program of this machine.*\n126`},
 	{"killed", `(ulimit -c 0; $U run sh -c 'kill -SEGV $$'; echo $?; $U run sh -c 'kill -KILL $$'; echo $?; $U run sh -c 'kill -ABRT $$'; echo $?) 2>D/err; grep -c goroutine D/err`, `^139\n137\n134\n0\n`},
+	{"no interpreter", `printf '#!/none/such\n' >D/script; chmod +x D/script; $U run D/script 2>&1; echo $?`, `interpreter /none/such is not there\n127`},
+	{"no loader", `sed 's|/ld-linux|/no-linux|' $(readlink -f /bin/true) >D/true; chmod +x D/true; $U run D/true 2>&1; echo $?`, `interpreter \S*/no-linux\S* is not there\n127`},
+	{"no /proc", `unshare -m sh -c 'umount -l /proc; $U run true; echo $?; $U run --share-net true; echo $?' 2>&1`, `(run \S*/true: there is no /proc here: mount [^\n]*\n126\n){2}`},
+	{"no seccomp", denied("seccomp ENOSYS"), `does not pass system calls.*Linux 5\.14.*\n126`},
+	{"seccomp forbidden", denied("seccomp EPERM"), `profile has to allow seccomp.*\n126`},
+	{"no pidfd_getfd", denied("pidfd_getfd EPERM"), `profile has to allow pidfd_open.*\n126`},
+	{"no process_vm_readv", denied("process_vm_readv EPERM"), `profile has to allow .*process_vm_readv.*\n126`},
 	{"nested", `$U run $U run true 2>&1; echo $?`, `cannot run inside ustack run.*\n126`},
 	{"left behind", `$U run bash -c '(until [ -e D/go ]; do sleep 0.05; done; curl -sS http://HOST4/n/late >D/late) >/dev/null 2>&1 & echo begun'
 		touch D/go; until [ -s D/late ]; do sleep 0.05; done; cat D/late`, `^begun\n/n/late`},
@@ -60,6 +67,22 @@ except OSError as e: print(e.errno)'`, `^STACK4\n255\.255\.255\.0\n19\n`},
 func withEtc(commands string) string {
 	return `unshare -m bash -c 'mkdir -p D/etc/dir; mount -t tmpfs none D/etc; cd D/etc; mkdir dir; cp /etc/passwd /etc/nsswitch.conf .; ` + commands + `
 		mount --bind D/etc /etc; cd /; $U run sh -c "cat /etc/resolv.conf; head -n 1 /etc/passwd; ls -d /etc/dir | xargs -n 1 basename"'`
+}
+
+// denied runs where a system call fails: "NAME ERRNO".
+func denied(what string) string {
+	return `cat >D/deny.py <<"END"
+import ctypes, errno, os, platform, struct, sys
+nr = {"x86_64": {"seccomp": 317, "process_vm_readv": 310}, "aarch64": {"seccomp": 277, "process_vm_readv": 270}}[platform.machine()]
+nr["pidfd_getfd"] = 438
+filter = [(0x20, 0, 0, 0), (0x15, 0, 1, nr[sys.argv[1]]), (6, 0, 0, 0x50000 | getattr(errno, sys.argv[2])), (6, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *f) for f in filter))
+prog = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(filter), ctypes.addressof(code)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, prog, 0, 0) == 0
+os.execvp(sys.argv[3], sys.argv[3:])
+END
+python3 D/deny.py ` + what + ` $U run curl -sS http://HOST4/ 2>&1; echo $?`
 }
 
 func TestRunEnvironment(t *testing.T) {
@@ -107,6 +130,14 @@ func TestRunOrdinaryUser(t *testing.T) {
 	match(t, "a set-user-ID program", r.stderr, `set-user-ID.*no_new_privs.*sudo ustack run`)
 	r = runIn(t, s.apps, s.env, u, "run", "setpriv", "--reuid", "65534", "--clear-groups", filepath.Join(s.dir, "suid"), "-u")
 	match(t, "a set-user-ID program under root", r.stdout, `^0\n`)
+
+	if out, err := exec.Command("install", "-m", "711", "/usr/bin/id", filepath.Join(s.dir, "unread")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if r = as(`$U run $D/unread`); r.code != 126 {
+		t.Errorf("a program that may not be read: %v", r)
+	}
+	match(t, "a program that may not be read", r.stderr, `may not look into it .*readable for you`)
 
 	// Where user namespaces are used up, as where they are forbidden.
 	r = runIn(t, s.apps, append([]string{"U=" + u}, s.env...), "unshare", "--user", "--map-root-user", "bash", "-c",

@@ -158,7 +158,9 @@ func (f *front) startSupervisor(around surroundings, end int) error {
 		return nil
 	}
 	step := "start"
-	if around.net || around.mount {
+	if _, serr := os.Lstat("/proc/self/exe"); serr != nil {
+		step = "proc"
+	} else if around.net || around.mount {
 		step = "namespaces"
 	}
 	return &LaunchError{Step: step, Path: f.cfg.Path, Err: plainErrno(err)}

@@ -116,6 +116,9 @@ func (sup *supervisor) run() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := mayWatch(); err != nil {
+		return &LaunchError{Step: "watch", Path: sup.order.Path, Err: err}
+	}
 	pid, err := sup.launch()
 	if err != nil {
 		return err
@@ -127,6 +130,12 @@ func (sup *supervisor) run() (err error) {
 		return os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(pidfd)
+	if fd, err := unix.PidfdGetfd(pidfd, 0, 0); err == nil {
+		unix.Close(fd)
+	} else if err == unix.EPERM {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return &LaunchError{Step: "access", Path: sup.order.Path, Err: err}
+	}
 	go sup.watchFront(pidfd)
 	sup.report(stageReport{PID: pid})
 	sup.wg.Add(3)

@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -84,7 +88,7 @@ func (a *app) runProgram(ctx context.Context, cfg runner.Config) error {
 	name := cfg.Args[0]
 	path, err := exec.LookPath(name)
 	if err != nil && !errors.Is(err, exec.ErrDot) {
-		return a.notStarted(name, err)
+		return a.notStarted(name, "", err)
 	}
 	cfg.Path = path
 	cfg.Warn = func(text string) { fmt.Fprintf(a.Stderr, "ustack: %s\n", text) }
@@ -94,7 +98,7 @@ func (a *app) runProgram(ctx context.Context, cfg runner.Config) error {
 	switch {
 	case errors.As(err, &le):
 		if le.Step == "exec" {
-			return a.notStarted(name, le.Err)
+			return a.notStarted(name, path, le.Err)
 		}
 		fmt.Fprintf(a.Stderr, "ustack: %s\n", oneLine(err))
 		return exitCode(exitCannotRun)
@@ -115,7 +119,7 @@ type endedBySignal struct{ runner.Status }
 func (e *endedBySignal) Error() string { return "ended by signal " + e.Signal().String() }
 
 // notStarted reports a program that could not be started, with the exit code that env(1) has for it.
-func (a *app) notStarted(name string, err error) error {
+func (a *app) notStarted(name, path string, err error) error {
 	code := exitCannotRun
 	var le *exec.Error
 	if errors.As(err, &le) {
@@ -125,9 +129,44 @@ func (a *app) notStarted(name string, err error) error {
 		code = exitNotFound
 	}
 	why := err.Error()
-	if errors.Is(err, syscall.ENOEXEC) {
+	switch interpreter := interpreterOf(path); {
+	case errors.Is(err, fs.ErrNotExist) && interpreter != "":
+		why = fmt.Sprintf("its interpreter %s is not there", interpreter)
+	case errors.Is(err, syscall.ENOEXEC):
 		why = "neither a program of this machine nor a script that begins with #!"
 	}
 	fmt.Fprintf(a.Stderr, "ustack: run %s: %s\n", name, why)
 	return exitCode(code)
+}
+
+// interpreterOf is the program that a program's file asks for, as far as it can be read: that of the line
+// #! of a script, or the loader of a binary.
+func interpreterOf(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, 256) // what the kernel reads (BINPRM_BUF_SIZE)
+	n, _ := io.ReadFull(f, head)
+	if line, ok := strings.CutPrefix(string(head[:n]), "#!"); ok {
+		line, _, _ = strings.Cut(line, "\n")
+		if fields := strings.Fields(line); len(fields) > 0 {
+			return fields[0]
+		}
+		return ""
+	}
+	b, err := elf.NewFile(f)
+	if err != nil {
+		return ""
+	}
+	for _, p := range b.Progs {
+		if p.Type == elf.PT_INTERP && p.Filesz < 4096 {
+			name := make([]byte, p.Filesz)
+			if _, err := p.ReadAt(name, 0); err == nil {
+				return strings.TrimRight(string(name), "\x00")
+			}
+		}
+	}
+	return ""
 }
