@@ -1,6 +1,9 @@
 package link
 
-import "sync/atomic"
+import (
+	"slices"
+	"sync/atomic"
+)
 
 // A Drop says why a Device did not pass a frame on. Every frame that reaches a
 // Device is either counted as passed or under exactly one Drop.
@@ -38,6 +41,9 @@ func (d Drop) String() string {
 	}
 	return dropNames[d]
 }
+
+// DropReasons returns the names of all Drops, as in Stats.Drops.
+func DropReasons() []string { return slices.Clone(dropNames[:]) }
 
 // Stats are a Device's counters since it was opened. RX is towards the reader.
 type Stats struct {

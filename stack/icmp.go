@@ -98,6 +98,7 @@ func (s *Stack) ICMP(network string) (*ICMPConn, error) {
 	if c.proto == ipv6.ProtocolNumber {
 		s.icmp6.add(c)
 	}
+	s.icmpOpen.Add(1)
 	return c, nil
 }
 
@@ -390,7 +391,7 @@ func unreachable(msg []byte, from, to netip.Addr) ICMPMessage {
 
 // Close closes the socket.
 func (c *ICMPConn) Close() error {
-	if !c.release(func() { c.s.icmp6.remove(c); c.ep.Close(); c.mem.close(&c.account, false) }) {
+	if !c.release(func() { c.s.icmp6.remove(c); c.ep.Close(); c.mem.close(&c.account, false); c.s.icmpOpen.Add(-1) }) {
 		return c.opErr("close", net.ErrClosed)
 	}
 	return nil

@@ -344,12 +344,17 @@ type MemoryInfo struct {
 	Refused, Shrunk uint64
 }
 
-// Memory returns what the buffers of the stack's sockets may hold and hold.
-func (s *Stack) Memory() MemoryInfo {
-	i := MemoryInfo{
+// MemoryBooked is Memory without Queued, which has to ask every socket.
+func (s *Stack) MemoryBooked() MemoryInfo {
+	return MemoryInfo{
 		Ceiling: s.mem.ceiling, Booked: s.mem.booked.Load(),
 		Refused: s.mem.refused.Load(), Shrunk: s.mem.shrunk.Load(),
 	}
+}
+
+// Memory returns what the buffers of the stack's sockets may hold and hold.
+func (s *Stack) Memory() MemoryInfo {
+	i := s.MemoryBooked()
 	for _, te := range s.endpoints() {
 		if ep, ok := te.(*tcp.Endpoint); ok {
 			if n, terr := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); terr == nil {

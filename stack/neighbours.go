@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sort"
 	"syscall"
 	"time"
@@ -36,6 +38,11 @@ var neighbourStates = map[gstack.NeighborState]string{
 	gstack.Probe:       "probe",
 	gstack.Static:      "permanent",
 	gstack.Unreachable: "failed",
+}
+
+// NeighbourStates returns every state that a Neighbour can have, sorted.
+func NeighbourStates() []string {
+	return slices.Sorted(maps.Values(neighbourStates))
 }
 
 // Neighbours returns the entries of both tables.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -127,6 +128,7 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 	if full.Addr == (tcpip.Address{}) { // connect() to 0.0.0.0 means this host
 		full.Addr = toAddress(loopbackOf(remote.Addr()))
 	}
+	begin := time.Now()
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	k.wq.EventRegister(&entry)
 	terr := k.ep.Connect(full)
@@ -137,20 +139,24 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 		case <-ctx.Done():
 			k.wq.EventUnregister(&entry)
 			err := fail(ctxErr(ctx))
+			k.s.connects.observe(time.Since(begin), err)
 			k.ep.Abort()
 			return nil, err
 		}
 	}
+	took := time.Since(begin)
 	k.wq.EventUnregister(&entry)
 	if terr != nil {
 		err := fail(sysErr("connect", terr))
 		if isClosed(k.s.closed) {
 			err = fail(net.ErrClosed)
 		}
+		k.s.connects.observe(took, err)
 		k.ep.Close()
 		return nil, err
 	}
 	c, err := newTCPConn(k.s, k.ep, k.wq, full, k.fixedRecv())
+	k.s.connects.observe(took, err)
 	if err != nil {
 		err = fail(err)
 		k.ep.Close()

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -100,6 +101,8 @@ type Stack struct {
 	conns     conns
 	mem       memory
 	icmp6     icmp6Conns
+	icmpOpen  atomic.Int64 // open ICMP sockets
+	connects  connectTimes
 	warn      warnings
 	observers *link.Observers
 

@@ -1,14 +1,17 @@
 package stack
 
 import (
+	"maps"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"github.com/ustack/ustack/link"
+	"github.com/ustack/ustack/link/tapendpoint"
 )
 
 // A Link is one interface of the stack.
@@ -49,6 +52,14 @@ func (s *Stack) Links() []Link {
 	return []Link{wire, lo}
 }
 
+// DropReasons returns every reason that Link.Stats.Drops can have for the wires of this
+// module, sorted.
+func DropReasons() []string {
+	all := slices.Concat(link.DropReasons(), tapendpoint.DropReasons())
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // HardwareAddr returns the stack's own MAC.
 func (s *Stack) HardwareAddr() net.HardwareAddr {
 	return net.HardwareAddr(s.ep.LinkAddress())
@@ -61,12 +72,8 @@ func (s *Stack) Name() string { return s.name }
 // tcpip.Stats in snake case: "ip.packets_received", "tcp.retransmits"; and under
 // "memory." what MemoryInfo holds.
 func (s *Stack) Stats() map[string]uint64 {
-	out := make(map[string]uint64)
-	stats := s.ns.Stats()
-	collect(reflect.ValueOf(&stats).Elem(), "", out)
-	if nic, ok := s.ns.SingleNICInfo(nicID); ok {
-		collect(reflect.ValueOf(&nic.Stats).Elem(), "nic.", out)
-	}
+	out := s.Counters()
+	maps.DeleteFunc(out, func(_ string, n uint64) bool { return n == 0 })
 	mem := s.Memory()
 	for name, n := range map[string]uint64{
 		"ceiling": uint64(mem.Ceiling), "booked": uint64(mem.Booked), "queued": uint64(mem.Queued),
@@ -79,28 +86,43 @@ func (s *Stack) Stats() map[string]uint64 {
 	return out
 }
 
+// Counters returns all of netstack's counters by the names of Stats. Those of the wire
+// begin with "nic."; all others are sums over loopback too. It takes no lock of a socket.
+func (s *Stack) Counters() map[string]uint64 {
+	out := make(map[string]uint64)
+	stats := s.ns.Stats()
+	collect(reflect.ValueOf(&stats).Elem(), "", out)
+	if nic, ok := s.ns.SingleNICInfo(nicID); ok {
+		collect(reflect.ValueOf(&nic.Stats).Elem(), "nic.", out)
+	}
+	return out
+}
+
 // collect walks a struct of counters.
 func collect(v reflect.Value, path string, out map[string]uint64) {
-	if v.CanAddr() && v.Addr().CanInterface() {
-		switch c := v.Addr().Interface().(type) {
-		case *tcpip.StatCounter:
-			if n := c.Value(); n != 0 {
-				out[strings.TrimSuffix(path, ".")] = n
+	if v.Kind() == reflect.Pointer && v.IsNil() || !v.CanInterface() {
+		return
+	}
+	here := v.Interface()
+	if v.Kind() != reflect.Pointer && v.CanAddr() {
+		here = v.Addr().Interface()
+	}
+	switch c := here.(type) {
+	case *tcpip.StatCounter:
+		out[strings.TrimSuffix(path, ".")] = c.Value()
+		return
+	case *tcpip.IntegralStatCounterMap: // by what the wire named: their sum is enough
+		var sum uint64
+		for _, key := range c.Keys() {
+			if n, ok := c.Get(key); ok {
+				sum += n.Value()
 			}
-			return
 		}
+		out[strings.TrimSuffix(path, ".")] = sum
+		return
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		if v.IsNil() || !v.CanInterface() {
-			return
-		}
-		if c, ok := v.Interface().(*tcpip.StatCounter); ok {
-			if n := c.Value(); n != 0 {
-				out[strings.TrimSuffix(path, ".")] = n
-			}
-			return
-		}
 		collect(v.Elem(), path, out)
 	case reflect.Struct:
 		t := v.Type()

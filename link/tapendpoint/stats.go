@@ -19,23 +19,43 @@ type counters struct {
 	rxShort, rxOtherHost, rxDetached, txEnded atomic.Uint64
 }
 
+// A drop is a reason of the endpoint's own, and its counter.
+type drop struct {
+	reason string
+	count  *atomic.Uint64
+}
+
+func (c *counters) drops() []drop {
+	return []drop{
+		{rxShort, &c.rxShort},
+		{rxOtherHost, &c.rxOtherHost},
+		{rxDetached, &c.rxDetached},
+		{txEnded, &c.txEnded},
+	}
+}
+
+// DropReasons returns the reasons that the endpoint adds to those of link; "rx_short" is
+// one of both.
+func DropReasons() []string {
+	var all []string
+	for _, d := range new(counters).drops() {
+		all = append(all, d.reason)
+	}
+	return all
+}
+
 // Stats returns the device's counters, with the drops of the endpoint added to
 // its reasons: "rx_otherhost" for frames to another station's address,
 // "rx_detached" for frames before a stack was attached, "tx_ended" for frames
 // sent after the device had ended.
 func (e *Endpoint) Stats() link.Stats {
 	s := e.dev.Stats()
-	for name, c := range map[string]*atomic.Uint64{
-		rxShort:     &e.stats.rxShort,
-		rxOtherHost: &e.stats.rxOtherHost,
-		rxDetached:  &e.stats.rxDetached,
-		txEnded:     &e.stats.txEnded,
-	} {
-		if n := c.Load(); n > 0 {
+	for _, d := range e.stats.drops() {
+		if n := d.count.Load(); n > 0 {
 			if s.Drops == nil {
 				s.Drops = make(map[string]uint64)
 			}
-			s.Drops[name] += n
+			s.Drops[d.reason] += n
 		}
 	}
 	return s
