@@ -11,6 +11,7 @@ import (
 // came behind the request go first.
 func (cc *clientConn) connect(req *http.Request, br *bufio.Reader) {
 	conn, err := cc.connectDial(req)
+	cc.srv.requests.add("http", "CONNECT", err)
 	if err != nil {
 		_ = cc.answer(&response{err: err}, true)
 		return

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -47,7 +48,9 @@ func (cc *clientConn) serve() {
 			cc.connect(req, br)
 			return
 		case req.URL.Path == "/v1/flows":
-			if err := cc.upgrade(req); err != nil {
+			err := cc.upgrade(req)
+			cc.srv.requests.add("http", req.URL.Path, err)
+			if err != nil {
 				return
 			}
 			r.budget = -1
@@ -55,11 +58,14 @@ func (cc *clientConn) serve() {
 			return
 		}
 		if len(r.fds) > 0 {
-			cc.answer(&response{status: http.StatusBadRequest, err: badDescriptor(syscall.EINVAL, "is for /v1/flows only")}, true)
+			err := badDescriptor(syscall.EINVAL, "is for /v1/flows only")
+			cc.srv.requests.add("http", req.URL.Path, err)
+			cc.answer(&response{status: http.StatusBadRequest, err: err}, true)
 			return
 		}
 		r.budget = maxBody
 		res := cc.respond(req)
+		cc.srv.requests.add("http", req.URL.Path, res.err)
 		_, _ = io.Copy(io.Discard, req.Body)
 		last := req.Close || res.last
 		if err := cc.answer(res, last); err != nil || last {
@@ -78,22 +84,28 @@ func (cc *clientConn) badRequest(err error) {
 	case err == io.EOF, errors.As(err, &errno), cc.e.hup():
 		return
 	}
+	cc.srv.requests.add("http", otherRequest, res.err)
 	_ = cc.answer(res, true)
 }
 
-// A response is what a request is answered with: body as JSON, or err.
+// A response is what a request is answered with: body as JSON, or err, or what a handler
+// wrote.
 type response struct {
-	status int // 0: by err, or 200, or 204 without a body
-	body   any
-	err    error
-	allow  string
-	last   bool
+	status  int // 0: by err, or 200, or 204 without a body
+	body    any
+	err     error
+	written *written
+	allow   string
+	last    bool
 }
 
 func (cc *clientConn) answer(res *response, last bool) error {
 	var body []byte
 	status := res.status
+	header := make(http.Header)
 	switch {
+	case res.written != nil:
+		body, header, status = res.written.body.Bytes(), res.written.header, res.written.status
 	case res.err != nil:
 		if status == 0 {
 			status = httpStatus(res.err)
@@ -114,18 +126,20 @@ func (cc *clientConn) answer(res *response, last bool) error {
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
-	if body != nil {
+	if res.written == nil && body != nil {
 		body = append(body, '\n')
-		fmt.Fprintf(&b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
-	} else if status != http.StatusNoContent {
-		b.WriteString("Content-Length: 0\r\n")
+		header.Set("Content-Type", "application/json")
+	}
+	if status != http.StatusNoContent {
+		header.Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	if res.allow != "" {
-		fmt.Fprintf(&b, "Allow: %s\r\n", res.allow)
+		header.Set("Allow", res.allow)
 	}
 	if last {
-		b.WriteString("Connection: close\r\n")
+		header.Set("Connection", "close")
 	}
+	header.Write(&b)
 	b.WriteString("\r\n")
 	b.Write(body)
 	cc.c.SetWriteDeadline(time.Now().Add(answerTime))
@@ -184,8 +198,12 @@ func (cc *clientConn) respond(req *http.Request) *response {
 		}
 	}
 	var allow string
-	switch req.URL.Path {
-	case "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/fdb", "/v1/resolve":
+	path := req.URL.Path
+	if path == metricsPath && cc.srv.cfg.Metrics == nil {
+		path = "" // not offered
+	}
+	switch path {
+	case metricsPath, "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/fdb", "/v1/resolve":
 		allow = "GET"
 	case "/v1/addrs", "/v1/routes", "/v1/neighbours":
 		allow = "GET, POST, DELETE"
@@ -235,6 +253,11 @@ func (cc *clientConn) respondState(req *http.Request) *response {
 		st := b.Stats()
 		st.Flows = cc.srv.flowCount()
 		return &response{body: st}
+	case metricsPath:
+		if cc.srv.cfg.Metrics == nil {
+			return nil
+		}
+		return cc.metrics(req)
 	case "/v1/resolve":
 		ctx, cancel := context.WithTimeout(cc.srv.ctx, answerTime)
 		defer cancel()

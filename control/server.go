@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -49,6 +50,9 @@ type ServerConfig struct {
 	OrphanTimeout time.Duration
 	// Observers are told of what passes between programs and their sockets; nil is nobody.
 	Observers *link.Observers
+	// Metrics answers GET /metrics; nil offers none. What it writes is kept until it has
+	// returned.
+	Metrics http.Handler
 	// Logger gets what no client can be told; nil discards.
 	Logger *slog.Logger
 }
@@ -61,6 +65,9 @@ type Server struct {
 	starting atomic.Int64
 	// flows is what streams know of the flows beside them.
 	flows company
+	// What Counts tells.
+	accepted atomic.Uint64
+	requests requestCounts
 	// ctx ends with Close; every connection's context comes from it.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -108,7 +115,7 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger,
+		cfg: cfg, log: cfg.Logger, requests: newRequestCounts(),
 		conns:  make(map[*clientConn]struct{}),
 		drains: make(map[drainer]struct{}),
 		owners: make(map[ownerKey]string),
@@ -192,6 +199,7 @@ func (s *Server) start(c *net.UnixConn) {
 		return
 	}
 	s.conns[cc] = struct{}{}
+	s.accepted.Add(1)
 	s.wg.Add(1)
 	s.mu.Unlock()
 	go func() {

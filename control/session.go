@@ -210,6 +210,7 @@ type result struct {
 }
 
 func (s *session) finish(r Request, res result) {
+	s.srv.requests.add("flow", r.Op, res.err)
 	if res.then != nil {
 		s.srv.starting.Add(1)
 		defer s.srv.starting.Add(-1)
