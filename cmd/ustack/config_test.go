@@ -40,6 +40,7 @@ slaac = true
 host-addr = ["10.1.0.5/24"]
 uplink = "eth0"
 bridge = "br0"
+metrics = "127.0.0.1:9100"
 state-dir = "/run/u"
 congestion-control = "cubic"
 loss-detection = "rack"
@@ -55,7 +56,7 @@ log-level = "warn"
 	want := upFlags{
 		link: "tap:tap9", ports: []string{"tap:tap8,isolated", "tap:tap7"}, addr: []string{"10.1.0.4/24", "2001:db8::4/64"}, gateway: []string{"10.1.0.1"},
 		dns: []string{"10.1.0.53:5353"}, search: []string{"lab.example"}, mac: "02:00:00:00:00:09", mtu: 1400,
-		dhcp: true, slaac: true, hostAddr: []string{"10.1.0.5/24"}, uplink: "eth0", bridge: "br0", stateDir: "/run/u", congestion: "cubic", lossDetection: "rack", memory: "64M",
+		dhcp: true, slaac: true, hostAddr: []string{"10.1.0.5/24"}, uplink: "eth0", bridge: "br0", metrics: "127.0.0.1:9100", stateDir: "/run/u", congestion: "cubic", lossDetection: "rack", memory: "64M",
 		socket: "/run/u.sock", socketGroup: "staff", socketMode: "0660", logLevel: "warn",
 	}
 	for name, pair := range map[string][2]any{
@@ -70,7 +71,7 @@ log-level = "warn"
 		"link": {f.link, want.link}, "mac": {f.mac, want.mac}, "mtu": {f.mtu, want.mtu}, "dhcp": {f.dhcp, want.dhcp},
 		"slaac": {f.slaac, want.slaac}, "uplink": {f.uplink, want.uplink}, "bridge": {f.bridge, want.bridge}, "state-dir": {f.stateDir, want.stateDir},
 		"congestion-control": {f.congestion, want.congestion}, "loss-detection": {f.lossDetection, want.lossDetection},
-		"memory": {f.memory, want.memory},
+		"memory": {f.memory, want.memory}, "metrics": {f.metrics, want.metrics},
 		"socket": {f.socket, want.socket}, "socket-group": {f.socketGroup, want.socketGroup},
 		"socket-mode": {f.socketMode, want.socketMode}, "log-level": {f.logLevel, want.logLevel},
 	} {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/ustack/ustack/control"
 	"github.com/ustack/ustack/hostnet"
 	"github.com/ustack/ustack/link"
+	"github.com/ustack/ustack/metrics"
 	"github.com/ustack/ustack/stack"
 )
 
@@ -44,7 +46,10 @@ type daemon struct {
 	stack     *stack.Stack
 	dhcp      *stack.DHCPClient // nil unless --dhcp
 	probes    *probes
-	usable    func() // called instead of telling the user and systemd, if not nil
+	usable    func()       // called instead of telling the user and systemd, if not nil
+	metrics   http.Handler // set before the server serves
+	// metricsTCP is nil unless --metrics.
+	metricsTCP *metrics.Server
 }
 
 func newDaemon(set *settings, log *slog.Logger, out io.Writer) *daemon {
@@ -98,12 +103,13 @@ func (d *daemon) listen(context.Context) error {
 		Backend: d.backend, Path: path, DefaultPath: isDefault,
 		Mode: d.set.socketMode, Group: d.set.socketGroup, Logger: d.log,
 		Observers: d.observers,
+		Metrics:   d.metricsHandler(),
 	})
 	if err := server.Listen(); err != nil {
 		return err
 	}
 	d.server = server
-	return nil
+	return d.listenMetrics()
 }
 
 // openLink opens the wire. A tap that was there before keeps its MTU for now: the
@@ -218,6 +224,7 @@ func (d *daemon) startStack(context.Context) error {
 // seen, and what cannot be reached yet is answered as such.
 func (d *daemon) serve(context.Context) error {
 	d.backend.await(d.awaited()...)
+	d.serveMetrics()
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()
 	d.served = served
@@ -258,7 +265,11 @@ func (d *daemon) readyLine() string {
 	if len(addrs) == 0 {
 		addrs = []string{"no address yet"}
 	}
-	return fmt.Sprintf("ready on %s: %s, %s; socket %s", d.device.Info().Name, strings.Join(addrs, ", "), mac, d.set.socket)
+	line := fmt.Sprintf("ready on %s: %s, %s; socket %s", d.device.Info().Name, strings.Join(addrs, ", "), mac, d.set.socket)
+	if d.metricsTCP != nil {
+		line += "; metrics " + d.metricsTCP.URL()
+	}
+	return line
 }
 
 // end releases what was opened, in reverse, within endLimit.
@@ -286,6 +297,9 @@ func (d *daemon) end(hurry context.Context) error {
 			<-d.served
 		}
 		cancel()
+	}
+	if d.metricsTCP != nil {
+		errs = append(errs, d.metricsTCP.Close())
 	}
 	if d.dhcp != nil {
 		errs = append(errs, d.dhcp.Close())

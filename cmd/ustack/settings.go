@@ -41,6 +41,7 @@ type settings struct {
 	socket        string
 	socketMode    fs.FileMode
 	socketGroup   string
+	metrics       string // HOST:PORT, or ""
 	logLevel      slog.Level
 }
 
@@ -58,7 +59,7 @@ func (f *upFlags) resolve(from origins) (*settings, error) {
 		uplink: f.uplink, bridge: f.bridge, stateDir: f.stateDir, congestion: f.congestion, lossDetection: f.lossDetection, socket: f.socket,
 	}
 	for _, step := range []func(*settings, origins) error{
-		f.resolveLink, f.resolveAddrs, f.resolveHost, f.resolveGateways, f.resolveDNS, f.resolveMemory, f.resolveSocket,
+		f.resolveLink, f.resolveAddrs, f.resolveHost, f.resolveGateways, f.resolveDNS, f.resolveMemory, f.resolveSocket, f.resolveMetrics,
 	} {
 		if err := step(s, from); err != nil {
 			return nil, err

@@ -21,6 +21,7 @@ type upFlags struct {
 	hostAddr                        []string
 	uplink, bridge                  string
 	socket, socketGroup, socketMode string
+	metrics                         string
 	stateDir                        string
 	congestion, lossDetection       string
 	memory                          string
@@ -59,6 +60,7 @@ func (f *upFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.memory, "memory", "", "most that the buffers of all sockets hold together, as `SIZE` in bytes or with K, M or G (default: an eighth of the machine's memory, within 64M and 1G)")
 	fs.StringVar(&f.socketGroup, "socket-group", "", "`GROUP` that may use the control socket")
 	fs.StringVar(&f.socketMode, "socket-mode", "", "permissions `MODE` of the control socket, in octal (default "+defaultSocketMode+", 0660 with --socket-group)")
+	fs.StringVar(&f.metrics, "metrics", "", "offer metrics for Prometheus at http://`HOST:PORT`/metrics of the host, to whoever can reach it (default: on the control socket alone)")
 	fs.StringVar(&f.stateDir, "state-dir", "", "`DIR` for the record of what was changed on the host (default /run/ustack as root, else $XDG_RUNTIME_DIR/ustack)")
 	fs.StringVar(&f.config, "config", "", "TOML `FILE` with the same names as these flags; a flag wins over the file")
 	fs.StringVar(&f.logLevel, "log-level", defaultLogLevel, "least `LEVEL` to log on standard error: debug, info, warn, error")
