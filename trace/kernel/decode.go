@@ -6,8 +6,6 @@ import (
 	"time"
 )
 
-const etherHeaderLen = 14
-
 // decoder turns records into events.
 type decoder struct {
 	layout  *layout
