@@ -101,7 +101,7 @@ func TestDropReasons(t *testing.T) {
 				}
 				// tracefs knows no device of a buffer that was in no step before.
 				e := last(l.until(t, step, func(e Event) bool {
-					return e.Step == step && (e.Dev == tap0 || via == ViaTracefs && e.Dev == "" && e.Reason == test.reason)
+					return e.Step == step && (e.Dev == tap0 || via == ViaTracefs && e.Dev == "" && e.Where == "tun_get_user")
 				}))
 				if e.Reason != test.reason || test.where != "" && e.Where != test.where {
 					t.Errorf("reason %q at %q, want %q at %q", e.Reason, e.Where, test.reason, test.where)

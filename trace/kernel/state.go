@@ -1,5 +1,7 @@
 package kernel
 
+import "slices"
+
 // maxKnown bounds what is remembered of earlier events; a map that is full begins
 // again.
 const maxKnown = 4096
@@ -59,36 +61,45 @@ func (h *heads) complete(e *Event) {
 }
 
 // buffers knows on which device each buffer was last, for tracepoints that tell the
-// buffer only.
+// buffer only. It learns from drops and from consume_skb which ones are free.
 type buffers struct{ now, before map[uint64]Event }
 
 // complete fills in the device of an event. It returns false for one that is not of
 // a frame: another kind of message, or a socket's read.
 func (b *buffers) complete(e *Event) bool {
+	if e.Dev != "" {
+		if b.now == nil || len(b.now) >= maxKnown {
+			b.now, b.before = make(map[uint64]Event), b.now
+		}
+		b.now[e.Skb] = *e
+		return true
+	}
 	last, ok := b.now[e.Skb]
 	if !ok {
 		last, ok = b.before[e.Skb]
 	}
-	if e.Dev == "" {
-		e.Dev, e.NetNS, e.IfIndex = last.Dev, last.NetNS, last.IfIndex
-		if e.Proto == 0 {
-			e.Proto = last.Proto
-		}
-		if e.Len == 0 {
-			e.Len = last.Len
-		}
-		switch e.Step {
-		case Drop, Consume:
-			delete(b.now, e.Skb)
-			delete(b.before, e.Skb)
-		case CopyOut: // what a tap's reader gets has been transmitted
-			return ok && (last.Step == StartXmit || last.Step == Xmit)
-		}
-		return ok || e.Step == Drop
+	if e.Step == Drop || e.Step == Consume {
+		delete(b.now, e.Skb)
+		delete(b.before, e.Skb)
 	}
-	if b.now == nil || len(b.now) >= maxKnown {
-		b.now, b.before = make(map[uint64]Event), b.now
+	// Not every way to free a buffer can be seen, but here it is new for certain.
+	if e.Where == "tun_get_user" {
+		return e.Step == Drop
 	}
-	b.now[e.Skb] = *e
-	return true
+	e.Dev = last.Dev
+	if e.Proto == 0 {
+		e.Proto = last.Proto
+	}
+	if e.Len == 0 {
+		e.Len = last.Len
+	}
+	switch e.Step {
+	case Drop:
+		return true
+	case Consume:
+		return ok && slices.Contains(consumers(), e.Where)
+	case CopyOut: // what a tap's reader gets has been transmitted
+		return ok && (last.Step == StartXmit || last.Step == Xmit)
+	}
+	return ok
 }

@@ -258,6 +258,15 @@ func TestState(t *testing.T) {
 	if b.complete(&e); e.Dev != "tap" {
 		t.Errorf("%+v", e)
 	}
+	b.complete(&Event{Step: Receive, Skb: 2, Dev: "a"})
+	if steps(Event{Step: Consume, Skb: 2, Where: "skb_defer_free_flush"}) || steps(Event{Step: Consume, Skb: 2, Where: "arp_rcv"}) {
+		t.Error("only a consumer's is told, and only of a buffer in use")
+	}
+	b.complete(&Event{Step: Receive, Skb: 2, Dev: "a"})
+	e = Event{Step: Drop, Skb: 2, Where: "tun_get_user"}
+	if !b.complete(&e) || e.Dev != "" {
+		t.Errorf("a new buffer was on %q", e.Dev)
+	}
 	if e = (Event{Step: Drop, Skb: 1}); b.complete(&e) && e.Dev != "" {
 		t.Errorf("a freed buffer is remembered: %+v", e)
 	}

@@ -125,14 +125,8 @@ func (f *tracefsFeed) open(root string, c Config) error {
 			}
 			continue
 		}
-		filter := e.filter
-		if e.name == Consume {
-			if filter = consumerFilter(loadSymbols(c.Logger)); filter == "" {
-				continue
-			}
-		}
-		if filter != "" {
-			if err := f.write(filepath.Join(at, "filter"), filter); err != nil {
+		if e.filter != "" {
+			if err := f.write(filepath.Join(at, "filter"), e.filter); err != nil {
 				return err
 			}
 		}
@@ -163,21 +157,11 @@ func tracefsEvents() []tracefsEvent {
 		{"net", GRO, "", false},
 		{"net", Receive, "", true},
 		{"skb", Drop, frames, true},
-		{"skb", Consume, "", false},
+		{"skb", Consume, "", false}, // all: they say which buffers are free
 		{"skb", CopyOut, "", false},
 		{"icmp", ICMPSend, "", false},
 		{"tcp", TCPReset, "", false},
 	}
-}
-
-// consumerFilter admits what consume_skb tells of the functions of consumers; "" if
-// their addresses are hidden.
-func consumerFilter(s *symbols) string {
-	var terms []string
-	for _, at := range s.spans(consumers()...) {
-		terms = append(terms, fmt.Sprintf("(location >= %#x && location < %#x)", at.from, at.to))
-	}
-	return strings.Join(terms, " || ")
 }
 
 func (f *tracefsFeed) read(deadline time.Time) (Event, error) {
