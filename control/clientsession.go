@@ -13,18 +13,14 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Session is one flows connection as a client holds it: protocol.md's requests and
 // replies. What it opened ends with it. It is safe for concurrent use.
 type Session struct {
 	path string
-	conn *net.UnixConn
-	done chan struct{} // closed when the reader has ended
-
-	writeMu sync.Mutex
+	link *sessionLink
+	done chan struct{} // closed when nobody reads any more
 
 	mu      sync.Mutex
 	lastID  uint64
@@ -68,6 +64,21 @@ type flowEnd struct {
 // OpenSession opens a flows connection of its own, for programs that speak the
 // protocol themselves.
 func (c *Client) OpenSession(ctx context.Context) (*Session, error) {
+	s, err := c.openSession(ctx, false)
+	if err == nil {
+		go s.read()
+	}
+	return s, err
+}
+
+// OpenPolledSession is OpenSession for a program that waits for other things on the same thread: no
+// goroutine reads replies. The program polls FD for reading and then calls Receive, until Err says that
+// the session is over.
+func (c *Client) OpenPolledSession(ctx context.Context) (*Session, error) {
+	return c.openSession(ctx, true)
+}
+
+func (c *Client) openSession(ctx context.Context, polled bool) (*Session, error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -85,14 +96,16 @@ func (c *Client) OpenSession(ctx context.Context) (*Session, error) {
 		}
 		return nil, &DaemonError{c.path(), err}
 	}
-	s := &Session{
-		path: c.path(), conn: conn,
+	link, err := newSessionLink(conn, br, polled)
+	if err != nil {
+		return nil, &DaemonError{c.path(), err}
+	}
+	return &Session{
+		path: c.path(), link: link,
 		done:    make(chan struct{}),
 		waiting: make(map[uint64]call),
 		ends:    make(map[uint64]*flowEnd),
-	}
-	go s.read(br)
-	return s, nil
+	}, nil
 }
 
 func upgradeSession(conn net.Conn, br *bufio.Reader) error {
@@ -119,24 +132,33 @@ func upgradeSession(conn net.Conn, br *bufio.Reader) error {
 }
 
 // read hands replies to whoever waits for them.
-func (s *Session) read(br *bufio.Reader) {
+func (s *Session) read() {
 	defer close(s.done)
-	var err error
+	err := s.link.took(0, s.reply)
 	for err == nil {
-		var line []byte
-		line, err = br.ReadSlice('\n')
-		if err != nil {
-			break
-		}
-		var r Reply
-		if err = decodeJSON(line, &r); err == nil {
-			s.dispatch(r)
-		}
-	}
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		err = s.link.read(s.reply)
 	}
 	s.end(&DaemonError{s.path, plainCause(err)})
+}
+
+// FD is the descriptor to poll for reading, of OpenPolledSession.
+func (s *Session) FD() int { return s.link.fd }
+
+// Receive handles the replies that have come, and does not wait for any: functions of Start, OnEnd and
+// OnError run in it. It is not for several goroutines at a time.
+func (s *Session) Receive() {
+	if err := s.link.read(s.reply); err != nil {
+		s.end(&DaemonError{s.path, plainCause(err)})
+	}
+}
+
+func (s *Session) reply(line []byte) error {
+	var r Reply
+	if err := decodeJSON(line, &r); err != nil {
+		return err
+	}
+	s.dispatch(r)
+	return nil
 }
 
 func (s *Session) dispatch(r Reply) {
@@ -192,7 +214,10 @@ func (s *Session) end(err error) {
 	s.waiting, s.ends = nil, nil
 	s.late.Add(1)
 	s.mu.Unlock()
-	s.conn.Close()
+	s.link.close()
+	if s.link.fd >= 0 {
+		close(s.done)
+	}
 	// Whoever noticed the end may hold what the functions of Start and OnEnd need.
 	go func() {
 		defer s.late.Done()
@@ -405,18 +430,5 @@ func (s *Session) write(r Request, fd int) error {
 	if err != nil {
 		return err
 	}
-	s.writeMu.Lock()
-	defer s.writeMu.Unlock()
-	if fd >= 0 {
-		n, _, err := s.conn.WriteMsgUnix(b, unix.UnixRights(fd), nil)
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	if len(b) == 0 {
-		return nil
-	}
-	_, err = s.conn.Write(b)
-	return err
+	return s.link.write(b, fd)
 }

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -12,16 +13,22 @@ import (
 )
 
 // A daemon is the connection to the daemon whose stack the program uses. One that went
-// away is looked for again at the next need.
+// away is looked for again at the next need. The supervisor's loop reads its replies.
 type daemon struct {
 	client control.Client
+	// news is an eventfd that is readable when there is another session.
+	news int
 
 	current atomic.Pointer[control.Session]
 	mu      sync.Mutex // held while a session is opened in the place of one that is over
 }
 
-func newDaemon(path string) *daemon {
-	return &daemon{client: control.Client{Path: path}}
+func newDaemon(path string) (*daemon, error) {
+	news, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	return &daemon{client: control.Client{Path: path}, news: news}, nil
 }
 
 // open returns why there is no session.
@@ -47,13 +54,14 @@ func (d *daemon) get(ctx context.Context) (*control.Session, error) {
 	if s := d.live(); s != nil {
 		return s, nil
 	}
-	s, err := d.client.OpenSession(ctx)
+	s, err := d.client.OpenPolledSession(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if old := d.current.Swap(s); old != nil {
 		old.Close()
 	}
+	_, _ = unix.Write(d.news, hostOrder.AppendUint64(nil, 1))
 	return s, nil
 }
 
@@ -75,6 +83,7 @@ func (d *daemon) close() {
 		s.Close()
 	}
 	d.client.Close()
+	unix.Close(d.news)
 }
 
 // errnoOf is the errno that the program gets for an error of the daemon or of the way

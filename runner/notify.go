@@ -45,29 +45,14 @@ type addFD struct {
 // A notifier is the descriptor of a filter.
 type notifier struct{ fd int }
 
-// next waits for a call. It returns ENOENT when the thread that called has gone, and
-// errNoMore when nobody has the filter any more.
-func (n notifier) next(out *notification) error {
-	for {
-		p := [1]unix.PollFd{{Fd: int32(n.fd), Events: unix.POLLIN}}
-		if _, err := unix.Poll(p[:], -1); err == unix.EINTR {
-			continue
-		} else if err != nil {
-			return err
-		}
-		if p[0].Revents&unix.POLLIN == 0 {
-			return errNoMore
-		}
-		*out = notification{} // the kernel insists
-		_, _, errno := syscall.Syscall(unix.SYS_IOCTL, uintptr(n.fd), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(out)))
-		switch errno {
-		case 0:
-			return nil
-		case unix.EINTR, unix.ENOENT:
-			continue
-		}
+// receive takes a call that poll has found. ENOENT says that the thread that called has gone.
+func (n notifier) receive(out *notification) error {
+	*out = notification{} // the kernel insists
+	_, _, errno := syscall.Syscall(unix.SYS_IOCTL, uintptr(n.fd), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(out)))
+	if errno != 0 {
 		return errno
 	}
+	return nil
 }
 
 func (n notifier) send(r *response) error {

@@ -106,7 +106,9 @@ func (sup *supervisor) run() (err error) {
 		return err
 	}
 	defer sup.meeting.close()
-	sup.daemon = newDaemon(string(sup.cfg.Socket))
+	if sup.daemon, err = newDaemon(string(sup.cfg.Socket)); err != nil {
+		return err
+	}
 	connected := make(chan error, 1)
 	go func() { connected <- sup.daemon.open(sup.ctx) }()
 	sup.env, err = prepare(sup.cfg, sup.order)
@@ -148,7 +150,8 @@ func (sup *supervisor) run() (err error) {
 	return nil
 }
 
-// loop receives calls and answers them, on a thread of its own whose signals are blocked.
+// loop receives calls and answers them, on a thread of its own whose signals are blocked. It reads the
+// daemon's replies, too: another thread for them would have to be woken each time.
 func (sup *supervisor) loop() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -159,7 +162,7 @@ func (sup *supervisor) loop() {
 	defer restore()
 	sup.notifier.setSyncWakeup()
 	var n notification
-	for sup.notifier.next(&n) == nil {
+	for sup.next(&n) == nil {
 		c := call{
 			sup: sup, id: n.id, tid: int(n.pid), name: sup.names[n.nr], args: n.args, ip: n.ip,
 			fd: -1, locked: true,
@@ -171,6 +174,41 @@ func (sup *supervisor) loop() {
 			v = sup.handle(&c)
 		}
 		c.send(v)
+	}
+}
+
+// next waits for a call, and handles the daemon's replies meanwhile.
+func (sup *supervisor) next(n *notification) error {
+	p := [3]unix.PollFd{
+		{Fd: int32(sup.notifier.fd), Events: unix.POLLIN},
+		{Fd: int32(sup.daemon.news), Events: unix.POLLIN},
+		{Fd: -1, Events: unix.POLLIN},
+	}
+	for {
+		session := sup.daemon.live()
+		if p[2].Fd = -1; session != nil {
+			p[2].Fd = int32(session.FD())
+		}
+		if _, err := unix.Poll(p[:], -1); err == unix.EINTR {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if p[1].Revents != 0 {
+			var b [8]byte
+			_, _ = unix.Read(sup.daemon.news, b[:])
+		}
+		if p[2].Revents != 0 {
+			session.Receive()
+		}
+		switch {
+		case p[0].Revents&unix.POLLIN != 0:
+			if err := sup.notifier.receive(n); err != unix.EINTR && err != unix.ENOENT {
+				return err
+			}
+		case p[0].Revents != 0:
+			return errNoMore
+		}
 	}
 }
 
