@@ -140,7 +140,8 @@ func (f *flow) startStream(ep *endpoint) {
 		if aborted {
 			why = nil // it was the client's wish, not the daemon's end
 		}
-		f.s.send(Reply{Event: "ended", Flow: f.id, wireError: toWire(why)})
+		// Whoever holds an end open after a reset is not in a hurry to hear of a good end.
+		f.s.out.send(Reply{Event: "ended", Flow: f.id, wireError: toWire(why)}, p.hold && why == nil)
 	})
 	switch {
 	case !closed:

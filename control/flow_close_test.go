@@ -44,8 +44,14 @@ func TestCloseBeforeTheStreamBegins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	client, far, err := socketPair(unix.SOCK_STREAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	defer unix.Close(far)
 	srv := NewServer(ServerConfig{})
-	s := newSession(&clientConn{srv: srv}, nil, nil)
+	s := newSession(&clientConn{srv: srv, e: client}, nil, nil)
 	f := &flow{network: "tcp"}
 	if err := s.addFlow(f); err != nil {
 		t.Fatal(err)

@@ -29,21 +29,22 @@ type session struct {
 	running int                           // requests under way, with and without an ID
 	ended   bool
 
-	outMu   sync.Mutex
-	out     []byte
-	outDead bool
-	wake    chan struct{}
+	out *outbox
 
 	ops   sync.WaitGroup // requests under way
 	paths sync.WaitGroup // data paths
 }
 
 func newSession(cc *clientConn, r *fdReader, br *bufio.Reader) *session {
+	overrun := func() {
+		cc.srv.log.Warn("control: client does not read its replies", "client", cc.who)
+		cc.c.Close()
+	}
 	return &session{
 		cc: cc, srv: cc.srv, r: r, br: br,
 		flows:   make(map[uint64]*flow),
 		pending: make(map[uint64]context.CancelFunc),
-		wake:    make(chan struct{}, 1),
+		out:     newOutbox(cc.e, overrun, func() { cc.c.Close() }),
 	}
 }
 
@@ -52,20 +53,18 @@ func (s *session) run() {
 	ctx, cancel := context.WithCancel(s.srv.ctx)
 	defer cancel()
 	s.ctx = ctx
-	writerDone := make(chan struct{})
+	over, writerDone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(writerDone)
-		s.writer()
+		s.out.run(over)
 	}()
 	if err := s.reader(); err != nil {
 		s.send(Reply{Event: "protocol", wireError: wireError{Text: err.Error(), Errno: errnoName(syscall.EPROTO)}})
 	}
 	cancel()
 	s.release()
-	s.outMu.Lock()
-	s.outDead = true
-	s.outMu.Unlock()
-	s.poke()
+	s.cc.c.SetWriteDeadline(time.Now().Add(releaseTime))
+	close(over)
 	<-writerDone
 }
 
@@ -98,63 +97,8 @@ func (s *session) reader() error {
 	}
 }
 
-// send queues a message. A client that reads none of them loses the connection.
-func (s *session) send(r Reply) {
-	s.outMu.Lock()
-	if s.outDead {
-		s.outMu.Unlock()
-		return
-	}
-	b, err := appendMessage(s.out, r)
-	if err == nil {
-		s.out = b
-	}
-	if len(s.out) > maxOut {
-		s.outDead, s.out = true, nil
-		s.srv.log.Warn("control: client does not read its replies", "client", s.cc.who)
-		s.cc.c.Close()
-	}
-	s.outMu.Unlock()
-	s.poke()
-}
-
-func (s *session) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// writer sends what is queued, many messages a write.
-func (s *session) writer() {
-	var spare []byte
-	for range s.wake {
-		s.outMu.Lock()
-		b, dead := s.out, s.outDead
-		s.out = spare[:0]
-		s.outMu.Unlock()
-		if len(b) > 0 {
-			if dead {
-				s.cc.c.SetWriteDeadline(time.Now().Add(releaseTime))
-			}
-			if _, err := s.cc.e.Write(b); err != nil {
-				s.outMu.Lock()
-				s.outDead = true
-				s.outMu.Unlock()
-				s.cc.c.Close()
-				return
-			}
-		}
-		if dead {
-			return
-		}
-		if cap(b) <= maxMessage {
-			spare = b
-		} else {
-			spare = nil
-		}
-	}
-}
+// send sends a message. A client that reads none of them loses the connection.
+func (s *session) send(r Reply) { s.out.send(r, false) }
 
 // handle starts one request. Those that may take long run beside others.
 func (s *session) handle(r Request, fd int) {
