@@ -1,8 +1,8 @@
 package control
 
 import (
-	"context"
 	"net"
+	"slices"
 	"sync"
 )
 
@@ -12,71 +12,80 @@ type acceptor struct {
 	lis Listener
 
 	mu      sync.Mutex
-	waiting []chan accepted
+	waiting []*acceptWait
 	running bool
 	held    Conn // came after the last request had been cancelled
 	closed  bool
 	wg      sync.WaitGroup
 }
 
-type accepted struct {
-	conn Conn
-	err  error
+// An acceptWait is a request that waits for a connection. then is called once, unless forget was
+// before it, by a goroutine that serves all requests in their order.
+type acceptWait struct {
+	then func(Conn, error)
+	over bool // of the acceptor's mu
 }
 
-func (a *acceptor) accept(ctx context.Context) (Conn, error) {
-	ch := make(chan accepted, 1)
+// accept lets w wait. What is there already it gets at once.
+func (a *acceptor) accept(w *acceptWait) {
 	a.mu.Lock()
-	if a.closed {
+	switch {
+	case w.over:
 		a.mu.Unlock()
-		return nil, net.ErrClosed
-	}
-	if c := a.held; c != nil {
-		a.held = nil
+		return
+	case a.closed:
+		w.over = true
 		a.mu.Unlock()
-		return c, nil
+		w.then(nil, net.ErrClosed)
+		return
+	case a.held != nil:
+		c := a.held
+		a.held, w.over = nil, true
+		a.mu.Unlock()
+		w.then(c, nil)
+		return
+	case a.running:
+		a.waiting = append(a.waiting, w)
+		a.mu.Unlock()
+		return
 	}
-	a.waiting = append(a.waiting, ch)
-	if !a.running {
-		a.running = true
-		a.wg.Add(1)
-		go a.loop()
-	}
-	a.mu.Unlock()
-	select {
-	case r := <-ch:
-		return r.conn, r.err
-	case <-ctx.Done():
-	}
-	a.mu.Lock()
-	for i, w := range a.waiting {
-		if w == ch {
-			a.waiting = append(a.waiting[:i], a.waiting[i+1:]...)
+	a.running = true
+	if t, ok := a.lis.(TryListener); ok {
+		if c, err := t.TryAccept(); c != nil || err != nil {
+			w.over = true
 			a.mu.Unlock()
-			return nil, ctx.Err()
+			w.then(c, err)
+			a.mu.Lock()
+			if len(a.waiting) == 0 {
+				a.running = false
+				a.mu.Unlock()
+				return
+			}
+			a.startLoop()
+			a.mu.Unlock()
+			return
 		}
 	}
+	a.waiting = append(a.waiting, w)
+	a.startLoop()
 	a.mu.Unlock()
-	r := <-ch // it was served meanwhile
-	if r.conn != nil {
-		a.putBack(r.conn)
-	}
-	return nil, ctx.Err()
 }
 
-// putBack keeps a connection for the next request.
-func (a *acceptor) putBack(c Conn) {
+func (a *acceptor) startLoop() {
+	a.wg.Add(1)
+	go a.loop()
+}
+
+// forget takes a request back, and says whether it was in time.
+func (a *acceptor) forget(w *acceptWait) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case !a.closed && len(a.waiting) > 0:
-		a.waiting[0] <- accepted{conn: c}
-		a.waiting = a.waiting[1:]
-	case !a.closed && a.held == nil:
-		a.held = c
-	default:
-		c.Abort()
+	if w.over {
+		return false
 	}
+	w.over = true
+	a.waiting = slices.DeleteFunc(a.waiting, func(other *acceptWait) bool { return other == w })
+	return true
 }
 
 func (a *acceptor) loop() {
@@ -84,25 +93,26 @@ func (a *acceptor) loop() {
 	for {
 		c, err := a.lis.Accept()
 		a.mu.Lock()
+		var got []*acceptWait
 		switch {
-		case err != nil && a.closed:
-			a.running = false
-			a.mu.Unlock()
-			return
 		case err != nil:
 			// Every request hears of it: what ends a listener ends it for all.
-			for _, w := range a.waiting {
-				w <- accepted{err: err}
-			}
-			a.waiting = nil
+			got, a.waiting = a.waiting, nil
 		case len(a.waiting) > 0:
-			a.waiting[0] <- accepted{conn: c}
-			a.waiting = a.waiting[1:]
+			got, a.waiting = a.waiting[:1:1], a.waiting[1:]
 		case a.closed || a.held != nil:
 			c.Abort()
 		default:
 			a.held = c
 		}
+		for _, w := range got {
+			w.over = true
+		}
+		a.mu.Unlock()
+		for _, w := range got {
+			w.then(c, err)
+		}
+		a.mu.Lock()
 		if len(a.waiting) == 0 {
 			a.running = false
 			a.mu.Unlock()
@@ -116,13 +126,15 @@ func (a *acceptor) loop() {
 func (a *acceptor) close() {
 	a.mu.Lock()
 	a.closed = true
-	for _, w := range a.waiting {
-		w <- accepted{err: net.ErrClosed}
+	waiting, held := a.waiting, a.held
+	a.waiting, a.held = nil, nil
+	for _, w := range waiting {
+		w.over = true
 	}
-	a.waiting = nil
-	held := a.held
-	a.held = nil
 	a.mu.Unlock()
+	for _, w := range waiting {
+		w.then(nil, net.ErrClosed)
+	}
 	a.lis.Close()
 	if held != nil {
 		held.Abort()

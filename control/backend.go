@@ -108,6 +108,12 @@ type Listener interface {
 	Close() error
 }
 
+// A TryListener is a Listener that can tell at once.
+type TryListener interface {
+	// TryAccept is Accept that does not wait: nil and nil where nothing is there.
+	TryAccept() (Conn, error)
+}
+
 // A DatagramInfo tells of one datagram besides its bytes.
 type DatagramInfo struct {
 	// N is how many bytes were read.

@@ -292,7 +292,7 @@ func (s *Session) Begin(r Request, fd int) *Pending {
 	p.r = r
 	s.waiting[r.ID] = call{reply: p.reply, opens: opens(r.Op)}
 	s.mu.Unlock()
-	if err := s.write(r, fd); err != nil {
+	if err := s.write(fd, r); err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
 	}
 	return p
@@ -328,6 +328,17 @@ func (p *Pending) Wait(ctx context.Context) (Reply, error) {
 // Start is Call without the wait: then is called once with what Call would return, by the
 // goroutine that reads replies or one of its own, and must not wait for another reply.
 func (s *Session) Start(ctx context.Context, r Request, fd int, then func(Reply, error)) {
+	s.start(ctx, nil, r, fd, then)
+}
+
+// StartAfter is PostFD of one request and Start of another, in one write.
+func (s *Session) StartAfter(ctx context.Context, first Request, fd int, r Request, then func(Reply, error)) {
+	first.ID = 0
+	s.start(ctx, &first, r, fd, then)
+}
+
+// start sends first, if there is one, and r. The descriptor goes with the first of them.
+func (s *Session) start(ctx context.Context, first *Request, r Request, fd int, then func(Reply, error)) {
 	var told atomic.Bool
 	s.mu.Lock()
 	if err := s.err; err != nil {
@@ -354,7 +365,13 @@ func (s *Session) Start(ctx context.Context, r Request, fd int, then func(Reply,
 		}
 	}}
 	s.mu.Unlock()
-	if err := s.write(r, fd); err != nil {
+	var err error
+	if first != nil {
+		err = s.write(fd, *first, r)
+	} else {
+		err = s.write(fd, r)
+	}
+	if err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
 	}
 }
@@ -381,7 +398,7 @@ func (s *Session) Post(r Request) { s.PostFD(r, -1) }
 // PostFD is Post with descriptor fd unless that is negative. It closes fd.
 func (s *Session) PostFD(r Request, fd int) {
 	r.ID = 0
-	if err := s.write(r, fd); err != nil {
+	if err := s.write(fd, r); err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
 	}
 }
@@ -422,13 +439,16 @@ func (e *flowEnd) tell(err error) {
 	}
 }
 
-// write sends one message, with the descriptor on its first byte, and closes the descriptor.
-func (s *Session) write(r Request, fd int) error {
+// write sends messages, with the descriptor on the first byte, and closes the descriptor.
+func (s *Session) write(fd int, requests ...Request) error {
 	defer closeFD(fd)
-	r.FD = fd >= 0
-	b, err := appendMessage(nil, r)
-	if err != nil {
-		return err
+	var b []byte
+	for i, r := range requests {
+		r.FD = fd >= 0 && i == 0
+		var err error
+		if b, err = appendMessage(b, r); err != nil {
+			return err
+		}
 	}
 	return s.link.write(b, fd)
 }

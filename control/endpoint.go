@@ -327,3 +327,19 @@ func (e *endpoint) discardAllButOne() {
 		return err
 	})
 }
+
+// skip reads up to n bytes away, of those that are there.
+func (e *endpoint) skip(n int) {
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	_ = e.control(func(fd int) error {
+		for n > 0 {
+			m, err := recvNow(fd, (*p)[:min(n, len(*p))])
+			if err != nil || m == 0 {
+				return err
+			}
+			n -= m
+		}
+		return nil
+	})
+}

@@ -21,6 +21,9 @@ func (s *session) dial(ctx context.Context, r Request, fd int) result {
 	if err != nil {
 		return result{err: err}
 	}
+	if r.Skip != 0 && ep == nil || r.Skip < 0 {
+		return result{err: invalid("skip: takes a number of bytes and a descriptor")}
+	}
 	f, conn, err := s.dialConn(ctx, r)
 	if err == nil {
 		err = f.becomeStream(conn)
@@ -34,7 +37,16 @@ func (s *session) dial(ctx context.Context, r Request, fd int) result {
 		}
 		return result{err: err}
 	}
-	return f.started(ep)
+	res := f.started(ep)
+	if start := res.then; r.Skip > 0 {
+		res.then = func() {
+			// What the program does as soon as it can write comes to the client behind the reply.
+			s.out.sync()
+			ep.skip(r.Skip)
+			start()
+		}
+	}
+	return res
 }
 
 // ready refuses a flow that came up although its request had been cancelled.
@@ -199,40 +211,65 @@ func (s *session) listen(ctx context.Context, r Request, fd int) result {
 	return result{reply: f.reply()}
 }
 
-func (s *session) accept(ctx context.Context, r Request, fd int) result {
+// accept answers an accept request, at once where a connection is there.
+func (s *session) accept(r Request, fd int) {
 	ep, err := streamEnd(fd)
-	if err != nil {
-		return result{err: err}
-	}
 	fail := func(err error) result {
 		if ep != nil {
 			ep.Close()
 		}
 		return result{err: err}
 	}
-	l, err := s.flow(r.Flow)
+	var l *flow
+	if err == nil {
+		l, err = s.flow(r.Flow)
+	}
 	if err != nil {
-		return fail(err)
+		s.finish(r, fail(err))
+		return
 	}
 	l.mu.Lock()
 	acc := l.acc
 	l.mu.Unlock()
 	if acc == nil {
-		return fail(syscall.EINVAL)
+		s.finish(r, fail(syscall.EINVAL))
+		return
 	}
-	conn, err := acc.accept(ctx)
+	ctx, done, err := s.begin(r.ID)
 	if err != nil {
-		return fail(err)
+		s.finish(r, fail(err))
+		return
 	}
-	f := &flow{network: "tcp", hold: r.Hold}
-	if err := s.addFlow(f); err != nil {
-		conn.Abort()
-		return fail(err)
+	s.ops.Add(1)
+	w := &acceptWait{}
+	stop := context.AfterFunc(ctx, func() {
+		if acc.forget(w) {
+			defer s.ops.Done()
+			done()
+			s.finish(r, fail(ctx.Err()))
+		}
+	})
+	w.then = func(conn Conn, err error) {
+		defer s.ops.Done()
+		stop()
+		done() // the id is free when its reply is there
+		if err != nil {
+			s.finish(r, fail(err))
+			return
+		}
+		f := &flow{network: "tcp", hold: r.Hold}
+		if err := s.addFlow(f); err != nil {
+			conn.Abort()
+			s.finish(r, fail(err))
+			return
+		}
+		if err := f.becomeStream(conn); err != nil {
+			s.finish(r, fail(err))
+			return
+		}
+		s.finish(r, f.started(ep))
 	}
-	if err := f.becomeStream(conn); err != nil {
-		return fail(err)
-	}
-	return f.started(ep)
+	acc.accept(w)
 }
 
 func (s *session) resolve(ctx context.Context, r Request, fd int) result {

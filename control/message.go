@@ -45,6 +45,8 @@ type Request struct {
 	Data []byte `json:"data,omitempty"`
 	// Hold asks that the data descriptor stay open after a reset until close.
 	Hold bool `json:"hold,omitempty"`
+	// Skip is how many bytes of what the other end of the descriptor has sent are not data.
+	Skip int `json:"skip,omitempty"`
 	// FD says that a descriptor travels with this message.
 	FD bool `json:"fd,omitempty"`
 }

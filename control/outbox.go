@@ -24,10 +24,15 @@ type outbox struct {
 	timer   *time.Timer // sends what waits, while waits
 	waits   bool
 	stuck   chan struct{} // has room for one: the socket was full
+	// queued counts the messages, written those of them that the socket has; moved tells of that.
+	queued, written uint64
+	moved           sync.Cond
 }
 
 func newOutbox(e *endpoint, overrun, broken func()) *outbox {
-	return &outbox{e: e, overrun: overrun, broken: broken, stuck: make(chan struct{}, 1)}
+	o := &outbox{e: e, overrun: overrun, broken: broken, stuck: make(chan struct{}, 1)}
+	o.moved.L = &o.mu
+	return o
 }
 
 // send sends r, and soon says that it may wait for soonTime.
@@ -39,10 +44,12 @@ func (o *outbox) send(r Reply, soon bool) {
 	}
 	if b, err := appendMessage(o.out, r); err == nil {
 		o.out = b
+		o.queued++
 	}
 	switch {
 	case len(o.out) > maxOut:
 		o.dead, o.out = true, nil
+		o.moved.Broadcast()
 		o.mu.Unlock()
 		o.overrun()
 	case soon && !o.writing:
@@ -68,7 +75,7 @@ func (o *outbox) flush() {
 	o.waits = false
 	for !o.writing && !o.dead && len(o.out) > 0 {
 		o.writing = true
-		b := o.out
+		b, upTo := o.out, o.queued
 		o.out = o.spare[:0]
 		o.mu.Unlock()
 		n, err := o.write(b)
@@ -82,7 +89,7 @@ func (o *outbox) flush() {
 			o.fail()
 			return
 		}
-		o.wrote(b)
+		o.wrote(b, upTo)
 	}
 }
 
@@ -107,9 +114,11 @@ func (o *outbox) write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// wrote keeps a buffer for the next. mu is held.
-func (o *outbox) wrote(b []byte) {
+// wrote notes what was written, and keeps the buffer for the next. mu is held.
+func (o *outbox) wrote(b []byte, upTo uint64) {
 	o.writing = false
+	o.written = upTo
+	o.moved.Broadcast()
 	if cap(b) <= maxMessage {
 		o.spare = b
 	}
@@ -121,7 +130,17 @@ func (o *outbox) fail() {
 		return
 	}
 	o.dead, o.out, o.writing = true, nil, false
+	o.moved.Broadcast()
 	o.broken()
+}
+
+// sync waits until all that was sent so far is in the socket.
+func (o *outbox) sync() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for last := o.queued; o.written < last && !o.dead; {
+		o.moved.Wait()
+	}
 }
 
 // run waits for room where a write found none, until done; the end of that is up to the endpoint's
@@ -145,7 +164,7 @@ func (o *outbox) drain() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for len(o.out) > 0 && !o.dead {
-		b := o.out
+		b, upTo := o.out, o.queued
 		o.out = o.spare[:0]
 		o.mu.Unlock()
 		_, err := o.e.Write(b)
@@ -154,7 +173,7 @@ func (o *outbox) drain() bool {
 			o.fail()
 			return false
 		}
-		o.wrote(b)
+		o.wrote(b, upTo)
 		o.writing = true
 	}
 	o.writing = false
@@ -172,6 +191,7 @@ func (o *outbox) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.dead = true
+	o.moved.Broadcast()
 	if o.timer != nil {
 		o.timer.Stop()
 	}

@@ -107,7 +107,8 @@ func (s *session) handle(r Request, fd int) {
 	case "dial":
 		op = s.dial
 	case "accept":
-		op = s.accept
+		s.accept(r, fd)
+		return
 	case "udp":
 		op = s.udp
 	case "listen":

@@ -113,15 +113,14 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 	if remote.Is6() {
 		r.Network = "tcp6"
 	}
-	fd := -1
+	fd, err := unix.FcntlInt(uintptr(t.far), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		cancel()
+		return fail(unix.ENFILE)
+	}
 	if nonblocking {
 		d.stuffed = stuff(c.fd)
-	} else {
-		var err error
-		if fd, err = unix.FcntlInt(uintptr(t.far), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-			cancel()
-			return fail(unix.ENFILE)
-		}
+		r.Skip = d.stuffed
 	}
 	t.state, t.dial, t.err, t.told = tcpConnecting, d, 0, false
 	t.dialOut(ctx, d, r, fd)
@@ -277,14 +276,8 @@ func (t *tcp) connected(d *dialing, rep control.Reply, session *control.Session)
 			t.s.sup.growSendBuffer(fd)
 			return nil
 		})
-		drain(far, d.stuffed)
-		// Before anybody else can close the flow: what the program writes from here on is
-		// delivered even if it ends at once.
-		t.spare = t.s.sup.spares.dup(far)
-		session.PostFD(control.Request{Op: "attach", Flow: rep.Flow}, far)
-	} else {
-		t.spare = t.s.sup.spares.adopt(far)
 	}
+	t.spare = t.s.sup.spares.adopt(far)
 	for _, w := range d.waiting {
 		if w.offer(ret(0)) {
 			t.told = true
@@ -424,17 +417,5 @@ func stuff(fd int) (n int) {
 		default:
 			return n
 		}
-	}
-}
-
-// drain takes the n bytes that stuff wrote out at the far end. What follows them is the program's.
-func drain(far, n int) {
-	var b [8192]byte
-	for n > 0 {
-		m, _, err := unix.Recvfrom(far, b[:min(n, len(b))], unix.MSG_DONTWAIT)
-		if err != unix.EINTR && (err != nil || m == 0) {
-			return
-		}
-		n -= max(m, 0)
 	}
 }

@@ -48,6 +48,27 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 	l.acceptMu.Lock()
 	defer l.acceptMu.Unlock()
 	for {
+		if c, err := l.tryAccept(); c != nil || err != nil {
+			return c, err
+		}
+		if err := l.waitRead(); err != nil {
+			return nil, opErr("accept", "tcp", nil, l.addr, err)
+		}
+	}
+}
+
+// TryAcceptTCP is AcceptTCP that does not wait: it returns nil and nil where no connection is there, or
+// another goroutine waits for one.
+func (l *TCPListener) TryAcceptTCP() (*TCPConn, error) {
+	if !l.acceptMu.TryLock() {
+		return nil, nil
+	}
+	defer l.acceptMu.Unlock()
+	return l.tryAccept()
+}
+
+func (l *TCPListener) tryAccept() (*TCPConn, error) {
+	for {
 		if err := l.checkRead(); err != nil {
 			return nil, opErr("accept", "tcp", nil, l.addr, err)
 		}
@@ -63,15 +84,12 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 			c.setDefaults()
 			return c, nil
 		case *tcpip.ErrWouldBlock:
-			if err := l.waitRead(); err != nil {
-				return nil, opErr("accept", "tcp", nil, l.addr, err)
-			}
-		default:
-			if l.isClosed() {
-				return nil, opErr("accept", "tcp", nil, l.addr, net.ErrClosed)
-			}
-			return nil, opErr("accept", "tcp", nil, l.addr, sysErr("accept", terr))
+			return nil, nil
 		}
+		if l.isClosed() {
+			return nil, opErr("accept", "tcp", nil, l.addr, net.ErrClosed)
+		}
+		return nil, opErr("accept", "tcp", nil, l.addr, sysErr("accept", terr))
 	}
 }
 

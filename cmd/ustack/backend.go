@@ -319,6 +319,15 @@ func (l listener) Accept() (control.Conn, error) {
 	return c, nil
 }
 
+// TryAccept implements control.TryListener.
+func (l listener) TryAccept() (control.Conn, error) {
+	c, err := l.TryAcceptTCP()
+	if c == nil || err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
 // udpConn is a stack.UDPConn that receives control's messages.
 type udpConn struct{ *stack.UDPConn }
 

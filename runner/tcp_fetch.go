@@ -1,0 +1,130 @@
+package runner
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/control"
+)
+
+// A fetching takes connections of one daemon and puts them into the program's queue, one after another:
+// programs such as iperf3 rely on the order. It does so on the thread that reads replies where it has not to
+// wait.
+type fetching struct {
+	l       *listening
+	session *control.Session
+	flow    uint64
+	over    chan struct{} // closed when there are no more
+}
+
+// fetch returns when there are no more connections.
+func (l *listening) fetch(session *control.Session, flow uint64) {
+	f := &fetching{l: l, session: session, flow: flow, over: make(chan struct{})}
+	f.ask(control.Request{}, -1)
+	<-f.over
+}
+
+// ask asks for the next connection, behind first if that names an operation.
+func (f *fetching) ask(first control.Request, fd int) {
+	r := control.Request{Op: "accept", Flow: f.flow, Hold: true}
+	if first.Op == "" {
+		f.session.Start(f.l.ctx, r, -1, f.answered)
+		return
+	}
+	f.session.StartAfter(f.l.ctx, first, fd, r, f.answered)
+}
+
+// answered takes the daemon's answer.
+func (f *fetching) answered(rep control.Reply, err error) {
+	l := f.l
+	switch {
+	case l.ctx.Err() != nil:
+		if err == nil {
+			f.session.Post(control.Request{Op: "abort", Flow: rep.Flow})
+		}
+		close(f.over)
+	case f.session.Err() != nil:
+		close(f.over)
+	case err == nil:
+		f.deliver(newArrival(l.t.s.sup, f.session, rep))
+	default:
+		switch errnoOf(err) {
+		case unix.EMFILE, unix.ENOBUFS, unix.ECONNABORTED:
+			f.beside(func() {
+				if l.pause(renewTime) {
+					f.ask(control.Request{}, -1)
+				} else {
+					close(f.over)
+				}
+			})
+		default:
+			close(f.over)
+		}
+	}
+}
+
+// beside does what has to wait.
+func (f *fetching) beside(wait func()) {
+	f.l.t.s.sup.wg.Add(1)
+	go func() {
+		defer f.l.t.s.sup.wg.Done()
+		wait()
+	}()
+}
+
+// deliver connects to the program's listening unix socket. It waits while the program's backlog is full.
+func (f *fetching) deliver(a *arrival) {
+	l := f.l
+	name := l.expect(a)
+	far, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err == nil {
+		if err = unix.Bind(far, &unix.SockaddrUnix{Name: name}); err == nil {
+			err = unix.Connect(far, &unix.SockaddrUnix{Name: l.name})
+		}
+	}
+	if err == unix.EAGAIN || err == unix.EINTR {
+		f.beside(func() { f.delivered(a, name, far, l.enqueue(far)) })
+		return
+	}
+	f.delivered(a, name, far, err)
+}
+
+// delivered gives the far end of a connection that is in the program's queue to the daemon, and asks for the
+// next one in the same write.
+func (f *fetching) delivered(a *arrival, name string, far int, err error) {
+	l := f.l
+	if err != nil {
+		l.mu.Lock()
+		delete(l.arrived, name)
+		l.mu.Unlock()
+		if far >= 0 {
+			unix.Close(far)
+		}
+		l.t.s.sup.sweepSoon() // perhaps nobody has the listener any more
+		f.ask(control.Request{Op: "abort", Flow: a.rep.Flow}, -1)
+		return
+	}
+	// What a close does is told before anything can close it.
+	l.t.mu.Lock()
+	linger, ok := l.t.options["so.linger"]
+	l.t.mu.Unlock()
+	if ok && linger >= 0 {
+		f.session.Post(control.Request{Op: "setopt", Flow: a.rep.Flow, Options: map[string]int{"so.linger": linger}})
+	}
+	a.begin(far)
+	// The far end is the daemon's from here on, whether the program accepts or not.
+	f.ask(control.Request{Op: "attach", Flow: a.rep.Flow}, far)
+	l.wake()
+}
+
+// expect notes that a connection is about to come to the program's queue, from the unix socket of
+// that name.
+func (l *listening) expect(a *arrival) (name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	name = l.name + "-" + strconv.FormatUint(l.last, 10)
+	l.arrived[name] = a
+	return name
+}
