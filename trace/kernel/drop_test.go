@@ -117,11 +117,33 @@ func TestDropReasons(t *testing.T) {
 	}
 }
 
+// A segment that a socket drops has no device any more; it is told by where it came in.
+func TestDropInASocket(t *testing.T) {
+	ns, tap := host(t)
+	ns.Do(t, func() {
+		l, err := net.Listen("tcp4", "10.0.0.1:9")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+	})
+	l := follow(t, open(t, ns, Config{Via: ViaBPF}))
+	b := frame(ns.MAC(t, tap0), guest, 0x0800, tcp(0x04)) // a reset, which a listener has no use for
+	send(t, tap, b)
+	e := last(l.until(t, "a drop", func(e Event) bool { return e.Step == Drop && e.Proto == 0x0800 }))
+	if e.Reason != "TCP_RESET" || e.Dev != tap0 || e.NetNS != inode(t, ns) || string(e.Head) != string(b) || e.NoEth {
+		t.Errorf("%s", list([]Event{e}))
+	}
+}
+
 // syn is a segment to a port that nobody listens at.
-func syn() []byte {
+func syn() []byte { return tcp(2) }
+
+// tcp is a segment with some flags to port 9.
+func tcp(flags byte) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 40000)
 	b = binary.BigEndian.AppendUint16(b, 9)
-	b = append(b, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0)
+	b = append(b, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0)
 	pseudo := append(append(guestIP.AsSlice(), hostIP.AsSlice()...), 0, 6, 0, byte(len(b)))
 	binary.BigEndian.PutUint16(b[16:], checksum(append(pseudo, b...)))
 	return ipv4(guestIP, hostIP, 6, b)

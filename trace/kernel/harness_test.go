@@ -128,11 +128,18 @@ func list(events []Event) string {
 // openTap opens a tap of ns.
 func openTap(t *testing.T, ns *netlab.NS, name string) *os.File {
 	t.Helper()
+	f := openTun(t, ns, name, unix.IFF_TAP)
+	ns.Sysctl(t, "net.ipv6.conf."+name+".disable_ipv6", "1") // no frames of its own
+	return f
+}
+
+func openTun(t *testing.T, ns *netlab.NS, name string, flags uint16) *os.File {
+	t.Helper()
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	ifr.SetUint16(flags | unix.IFF_NO_PI)
 	var fd int
 	ns.Do(t, func() {
 		fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -145,7 +152,6 @@ func openTap(t *testing.T, ns *netlab.NS, name string) *os.File {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	t.Cleanup(func() { f.Close() })
-	ns.Sysctl(t, "net.ipv6.conf."+name+".disable_ipv6", "1") // no frames of its own
 	return f
 }
 

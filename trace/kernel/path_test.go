@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ustack/ustack/internal/netlab"
 )
@@ -184,5 +187,62 @@ func TestTagAndSnap(t *testing.T) {
 	e = last(l.until(t, "a drop", func(e Event) bool { return e.Step == Drop }))
 	if e.Reason != "OTHERHOST" { // there is no interface for this tag
 		t.Errorf("reason %q", e.Reason)
+	}
+}
+
+// A frame without an Ethernet header begins with the network header.
+func TestTunDevice(t *testing.T) {
+	ns := netlab.New(t, "host")
+	tun := openTun(t, ns, tap0, unix.IFF_TUN)
+	ns.Addr(t, tap0, "10.0.0.1/24")
+	ns.Up(t, tap0)
+	l := follow(t, open(t, ns, Config{Via: ViaBPF}))
+	b := ipv4(guestIP, hostIP, 17, udp(1, 2, "x"))
+	send(t, tun, b)
+	e := last(l.until(t, "its drop", func(e Event) bool { return e.Step == Drop && e.Dev == tap0 }))
+	if !e.NoEth || string(e.Head) != string(b) || e.Len != len(b) || e.Proto != 0x0800 {
+		t.Errorf("no Ethernet header: %v, %d bytes: %s", e.NoEth, e.Len, list([]Event{e}))
+	}
+}
+
+// What a sniffer reads of a tap is not what the tap's own reader gets.
+func TestSnifferIsNoReader(t *testing.T) {
+	ns, tap := host(t)
+	serve(t, tap)
+	ping(t, ns, guestIP) // ARP is done
+	sniffed := ns.Capture(t, tap0)
+	l := follow(t, open(t, ns, Config{Via: ViaBPF}))
+	ping(t, ns, guestIP)
+	netlab.WaitFor(t, 10*time.Second, "the sniffer", func() bool { return len(sniffed.Frames()) >= 2 })
+	events := l.until(t, "the reply", func(e Event) bool { return e.Step == Receive && echo(e) == "reply" })
+	reads := 0
+	for _, e := range events {
+		if e.Step == CopyOut && echo(e) != "" {
+			reads++
+		}
+	}
+	if reads != 1 {
+		t.Errorf("%d reads, want 1:\n%s", reads, list(events))
+	}
+}
+
+// With NAPI a tap gives its frames to GRO, and they go on from there.
+func TestNAPITap(t *testing.T) {
+	ns := netlab.New(t, "host")
+	tap := openTun(t, ns, tap0, unix.IFF_TAP|unix.IFF_NAPI)
+	ns.Addr(t, tap0, "10.0.0.1/24")
+	ns.Up(t, tap0)
+	l := follow(t, open(t, ns, Config{Via: ViaBPF}))
+	b := frame(ns.MAC(t, tap0), guest, 0x0800, ipv4(guestIP, hostIP, 17, udp(1, 2, "x")))
+	send(t, tap, b)
+	events := l.until(t, "its drop", func(e Event) bool { return e.Step == Drop && string(e.Head) == string(b) })
+	var steps []string
+	for _, e := range events {
+		if string(e.Head) == string(b) {
+			steps = append(steps, e.Step)
+		}
+	}
+	if want := []string{GRO, Receive, ICMPSend, Drop}; !slices.Equal(steps, want) {
+		t.Errorf("steps %v, want %v", steps, want)
 	}
 }

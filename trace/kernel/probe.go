@@ -13,7 +13,8 @@ type probe struct {
 	// orphans: the buffer may have no device any more, so that the namespace is asked
 	// of its socket or route.
 	orphans bool
-	// reader: the current process is the one that reads.
+	// reader: a process reads what a tap had queued, which belongs to no socket; what
+	// sockets of other kinds give to theirs is left out.
 	reader bool
 	// value is the type of the argument that is kept in the record, and of the one
 	// behind it if it has the same type.
@@ -165,6 +166,10 @@ func (l *layout) assemble(pr probe, step int, maps maps, netns []uint64, spans [
 	p.add(asm.JEq.Imm(skb, 0, "out"))
 	if pr.filter {
 		p.admit(args, spans)
+	}
+	if pr.reader {
+		p.copy(asm.RFP, slotPtr, 8, skb, l.skb.sk)
+		p.add(asm.LoadMem(asm.R1, asm.RFP, slotPtr, asm.DWord), asm.JNE.Imm(asm.R1, 0, "out"))
 	}
 	p.namespace(pr, args, netns)
 	p.reserve(maps, int32(recFrame+snap))

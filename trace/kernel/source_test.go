@@ -189,6 +189,37 @@ func TestWithoutPrivileges(t *testing.T) {
 	}
 }
 
+// Where BPF is refused, tracefs is taken by itself.
+func TestFallsBackToTracefs(t *testing.T) {
+	netlab.Require(t)
+	type result struct {
+		s   *Source
+		err error
+	}
+	results := make(chan result)
+	go func() {
+		runtime.LockOSThread() // never unlocked, as above; root still owns tracefs
+		var none [2]unix.CapUserData
+		err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
+		if err != nil {
+			results <- result{err: err}
+			return
+		}
+		s, err := Open(Config{})
+		results <- result{s, err}
+	}()
+	r := <-results
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	if r.s.Via() != ViaTracefs {
+		t.Errorf("via %s, want %s", r.s.Via(), ViaTracefs)
+	}
+	if err := r.s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConfig(t *testing.T) {
 	for _, c := range []Config{
 		{Snap: -1}, {Snap: maxSnap + 1}, {Buffer: -1}, {Buffer: maxBuffer + 1}, {Via: "telepathy"},
