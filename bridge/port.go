@@ -61,6 +61,19 @@ const (
 
 var dropNames = [numDrops]string{"source", "reserved", "same_port", "isolated", "storm", "loop", "no_port"}
 
+// DropReasons returns the reasons of PortStats.Dropped, as a port's drops name them beside those
+// of its Device: "switch_source" …
+func DropReasons() []string {
+	var all []string
+	for _, name := range dropNames {
+		all = append(all, DropPrefix+name)
+	}
+	return all
+}
+
+// DropPrefix goes before a reason of PortStats.Dropped where it stands among a Device's.
+const DropPrefix = "switch_"
+
 func newPort(b *Bridge, cfg PortConfig) *Port {
 	dev := cfg.Device
 	info := dev.Info()

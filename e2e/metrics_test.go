@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -43,6 +44,37 @@ func cutLast(line string) (name, value string, ok bool) {
 		return line, "", false
 	}
 	return line[:i], line[i+1:], true
+}
+
+// A switch shows its ports on its control socket, although there is no stack.
+func TestMetricsOfASwitch(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	sock := filepath.Join(scratch(t), "ustack.sock")
+	cmd := exec.Command(filepath.Join(bin, "ustack"), "bridge", "--socket", sock, "--state-dir", stateDir, "--port", "tap:tap0", "--port", "tap:tap1")
+	d := upCmd(t, host, cmd, sock)
+	unix := []string{"--unix-socket", sock, "http://ustack/metrics"}
+	const in, out = `ustack_bridge_port_frames_received_total{port="tap0"}`, `ustack_bridge_port_frames_sent_total{port="tap1"}`
+	before := scrape(t, host, unix...)
+	if before[`ustack_bridge_port_state{port="tap0",state="forwarding"}`] != 1 {
+		t.Errorf("%v", before)
+	}
+	// A broadcast into one tap comes out of the other.
+	host.Addr(t, "tap0", "10.9.0.1/24")
+	r := runIn(t, host, nil, netlab.Peer(t, "ping"), "-c", "1", "-W", "1", "10.9.0.2")
+	match(t, "ping", r.stdout, "1 packets transmitted")
+	after := scrape(t, host, unix...)
+	for _, series := range []string{in, out} {
+		if after[series] <= before[series] {
+			t.Errorf("%s: %v, then %v", series, before[series], after[series])
+		}
+	}
+	for series := range after {
+		if strings.HasPrefix(series, "ustack_tcp") || strings.HasPrefix(series, "ustack_link") {
+			t.Errorf("%s without a stack", series)
+		}
+	}
+	d.terminate(t)
 }
 
 // Prometheus reads the same on the control socket and on TCP, and what it reads is what

@@ -45,7 +45,7 @@ func known(t *testing.T) map[string][]string {
 	t.Helper()
 	a, _ := pair(t, link.PipeConfig{})
 	w := httptest.NewRecorder()
-	metrics.NewHandler(metrics.Config{Stack: a, Control: noRequests, Version: "v1"}, nil).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	metrics.NewHandler(metrics.Config{Stack: a, Ports: onePort, Control: noRequests, Version: "v1"}, nil).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(w.Body)
 	if err != nil {

@@ -13,6 +13,8 @@ type descs struct {
 	connects, sockets, neighbours                            *prometheus.Desc
 	memoryCeiling, memoryBooked, memoryRefused, memoryShrunk *prometheus.Desc
 
+	port portDescs
+
 	clients, accepted, flows, requests *prometheus.Desc
 }
 
@@ -39,6 +41,8 @@ func newDescs() descs {
 		memoryRefused: newDesc("memory_growths_refused_total", "Number of times that a buffer was to grow and could not, or only in part."),
 		memoryShrunk:  newDesc("memory_shrinks_total", "Number of times that a buffer was made smaller."),
 
+		port: newPortDescs(),
+
 		clients:  newDesc("control_clients", "Number of open connections to the control socket."),
 		accepted: newDesc("control_clients_accepted_total", "Number of connections to the control socket that were accepted."),
 		flows:    newDesc("control_flows", "Number of open data paths between programs and the stack."),
@@ -47,10 +51,10 @@ func newDescs() descs {
 }
 
 func (d *descs) all() []*prometheus.Desc {
-	return []*prometheus.Desc{
+	return append(d.port.all(),
 		d.build,
 		d.linkUp, d.linkMTU, d.linkQueues, d.linkInfo, d.linkRxFrames, d.linkRxBytes, d.linkTxFrames, d.linkTxBytes, d.linkDrops,
 		d.connects, d.sockets, d.neighbours, d.memoryCeiling, d.memoryBooked, d.memoryRefused, d.memoryShrunk,
 		d.clients, d.accepted, d.flows, d.requests,
-	}
+	)
 }

@@ -129,6 +129,14 @@ func noRequests() control.Counts {
 	return control.NewServer(control.ServerConfig{}).Counts()
 }
 
+// onePort is a switch's only port.
+func onePort() []control.Port {
+	return []control.Port{{
+		Name: "tap1", State: "looping", RxFrames: 1, RxBytes: 100, TxFrames: 2, TxBytes: 200, Flooded: 3, Stations: 4, Moves: 5, Unlearned: 6,
+		Drops: map[string]uint64{"switch_loop": 7, "rx_short": 8},
+	}}
+}
+
 // gather collects everything through a registry that checks the collector's promises.
 func gather(t testing.TB, cfg metrics.Config) []*dto.MetricFamily {
 	t.Helper()

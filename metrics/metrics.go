@@ -1,4 +1,5 @@
-// Package metrics shows a stack, and the control socket that it is offered on, to Prometheus.
+// Package metrics shows a stack, a switch, and the control socket that they are offered on, to
+// Prometheus.
 //
 // A Collector reads counters where they are; nothing is counted for it. Names follow
 // https://prometheus.io/docs/practices/naming, and every one begins with "ustack_". How many
@@ -17,10 +18,12 @@ import (
 	"github.com/ustack/ustack/stack"
 )
 
-// A Config says what is shown. Only Stack is required.
+// A Config says what is shown; what is nil is left out.
 type Config struct {
 	Stack *stack.Stack
-	// Control returns the figures of the control socket, as control.Server.Counts; nil shows none.
+	// Ports returns the ports of a switch.
+	Ports func() []control.Port
+	// Control returns the figures of the control socket, as control.Server.Counts does.
 	Control func() control.Counts
 	// IsUp reports whether a link carries frames, for what the stack cannot know itself, such as
 	// an interface that was brought down on the host. nil believes Link.State.
@@ -42,8 +45,8 @@ type counterDesc struct {
 	desc *prometheus.Desc
 }
 
-// NewCollector returns a Collector of a stack. It may be used until the stack is closed, and
-// afterwards, when some of its series are gone.
+// NewCollector returns a Collector. It may be used until the stack is closed, and afterwards, when
+// some series are gone.
 func NewCollector(cfg Config) prometheus.Collector {
 	c := &collector{cfg: cfg, d: newDescs()}
 	for _, n := range netstackCounters() {
@@ -70,12 +73,15 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	s := sink{to}
 	s.gauge(c.d.build, 1, c.cfg.Version, runtime.Version())
-	c.links(s)
-	c.netstack(s)
-	c.connects(s)
-	c.sockets(s)
-	c.neighbours(s)
-	c.memory(s)
+	if c.cfg.Stack != nil {
+		c.links(s)
+		c.netstack(s)
+		c.connects(s)
+		c.sockets(s)
+		c.neighbours(s)
+		c.memory(s)
+	}
+	c.switchPorts(s)
 	c.control(s)
 }
 

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite testdata/names.golden")
 func TestNames(t *testing.T) {
 	a, _ := newPair(t)
 	var b strings.Builder
-	for _, f := range gather(t, metrics.Config{Stack: a, Version: "v1"}) {
+	for _, f := range gather(t, metrics.Config{Stack: a, Ports: onePort, Version: "v1"}) {
 		names := map[string]bool{}
 		for _, m := range f.Metric {
 			for _, l := range m.Label {
@@ -54,7 +54,7 @@ func TestNames(t *testing.T) {
 
 func TestNamesFollowTheConventions(t *testing.T) {
 	a, _ := newPair(t)
-	families := gather(t, metrics.Config{Stack: a, Version: "v1"})
+	families := gather(t, metrics.Config{Stack: a, Ports: onePort, Version: "v1"})
 	problems, err := promlint.NewWithMetricFamilies(families).Lint()
 	if err != nil {
 		t.Fatal(err)

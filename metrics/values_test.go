@@ -332,3 +332,30 @@ func TestControlFigures(t *testing.T) {
 		}
 	}
 }
+
+// A switch without a stack shows its ports, with a series for each reason and state there is.
+func TestPorts(t *testing.T) {
+	got := make(map[string]float64)
+	for _, f := range gather(t, metrics.Config{Ports: onePort}) {
+		for _, m := range f.Metric {
+			key := strings.TrimPrefix(f.GetName(), "ustack_bridge_port_")
+			for _, l := range m.Label {
+				key += " " + l.GetValue()
+			}
+			got[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+		if strings.HasPrefix(f.GetName(), "ustack_tcp") {
+			t.Errorf("%s without a stack", f.GetName())
+		}
+	}
+	for key, want := range map[string]float64{
+		"frames_received_total tap1": 1, "received_bytes_total tap1": 100, "frames_sent_total tap1": 2, "sent_bytes_total tap1": 200,
+		"frames_flooded_total tap1": 3, "stations tap1": 4, "stations_moved_total tap1": 5, "frames_unlearned_total tap1": 6,
+		"frames_dropped_total tap1 switch_loop": 7, "frames_dropped_total tap1 rx_short": 8, "frames_dropped_total tap1 switch_storm": 0,
+		"state tap1 looping": 1, "state tap1 forwarding": 0, "state tap1 gone": 0,
+	} {
+		if n, ok := got[key]; !ok || n != want {
+			t.Errorf("%s: %v (%v), want %v", key, n, ok, want)
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ustack/ustack/bridge"
 	"github.com/ustack/ustack/control"
+	"github.com/ustack/ustack/metrics"
 )
 
 // bridgeFlags are the settings of bridge and forward as they were written.
@@ -143,6 +144,12 @@ func (a *app) runSwitch(ctx context.Context, f *bridgeFlags, answers bool) (err 
 		}
 		server = control.NewServer(control.ServerConfig{
 			Backend: backend, Path: path, DefaultPath: isDefault, Mode: set.socketMode, Group: set.socketGroup, Logger: log,
+			// Both are there before anybody is served.
+			Metrics: metrics.NewHandler(metrics.Config{
+				Ports:   func() []control.Port { return backend.fabric.states() },
+				Control: func() control.Counts { return server.Counts() },
+				Version: versionText(),
+			}, log),
 		})
 		if err := server.Listen(); err != nil {
 			return err

@@ -62,12 +62,16 @@ func errnoOf(err error) error {
 
 // serveMetrics makes the handler of both ways to the metrics, once there is a stack.
 func (d *daemon) serveMetrics() {
-	d.metrics = metrics.NewHandler(metrics.Config{
+	cfg := metrics.Config{
 		Stack:   d.stack,
 		Control: d.server.Counts,
 		IsUp:    func(l stack.Link) bool { return l.Kind != kindTap || !isDown(l.Name) },
 		Version: versionText(),
-	}, d.log)
+	}
+	if d.fabric != nil {
+		cfg.Ports = d.fabric.states
+	}
+	d.metrics = metrics.NewHandler(cfg, d.log)
 	if d.metricsTCP != nil {
 		d.metricsTCP.Serve(d.metrics)
 	}

@@ -74,7 +74,7 @@ func (b *noStack) Stats() control.Stats {
 // conditions returns what is wrong with the ports, for Status.
 func (f *fabric) conditions() []string {
 	var all []string
-	for _, p := range f.FDB().Ports {
+	for _, p := range f.states() {
 		if p.State != "forwarding" {
 			all = append(all, fmt.Sprintf("port %s is %s: %s", p.Name, p.State, p.Why))
 		}

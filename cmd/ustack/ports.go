@@ -154,9 +154,9 @@ func (f *fabric) Close() error {
 	return errors.Join(errs...)
 }
 
-// FDB returns the tables as the control socket shows them.
-func (f *fabric) FDB() control.FDB {
-	var fdb control.FDB
+// states returns the ports as the control socket shows them.
+func (f *fabric) states() []control.Port {
+	var all []control.Port
 	for _, p := range f.ports {
 		info, s := p.Info(), p.Stats()
 		out := control.Port{
@@ -169,7 +169,7 @@ func (f *fabric) FDB() control.FDB {
 			if out.Drops == nil {
 				out.Drops = make(map[string]uint64)
 			}
-			out.Drops["switch_"+why] = n
+			out.Drops[bridge.DropPrefix+why] = n
 		}
 		switch err := p.Err(); {
 		case err != nil:
@@ -177,8 +177,14 @@ func (f *fabric) FDB() control.FDB {
 		case s.Shut != "":
 			out.State, out.Why = "looping", s.Shut
 		}
-		fdb.Ports = append(fdb.Ports, out)
+		all = append(all, out)
 	}
+	return all
+}
+
+// FDB returns the tables as the control socket shows them.
+func (f *fabric) FDB() control.FDB {
+	fdb := control.FDB{Ports: f.states()}
 	for _, s := range f.Stations() {
 		mac := s.HardwareAddr
 		fdb.Stations = append(fdb.Stations, control.Station{
