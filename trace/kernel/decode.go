@@ -47,8 +47,9 @@ func (d *decoder) decode(b []byte) (Event, bool) {
 	if !d.layout.skb.hasVLANPresent || d.layout.skb.vlanPresent.of(b[recVLANFlag]) != 0 {
 		e.VLANProto, e.VLAN = be16(recVLANProto), u16(recVLANTCI)
 	}
+	e.InIndex = int(u32(recIIF))
 	if e.Dev == "" && e.IfIndex == 0 {
-		e.IfIndex = int(u32(recIIF)) // where it came in
+		e.IfIndex = e.InIndex
 	}
 	start, network := u16(recStart), u16(recNetwork)
 	if start == noHeader {

@@ -10,6 +10,9 @@
 // steps as text: no head of the frame, no namespace, times in microseconds.
 // Lockdown allows both where it denies kprobes and fentry.
 //
+// Event.Text says a step in words; a Follower recognises a packet at all its steps, on
+// every device and through address translation.
+//
 // Nothing is left behind: programs and ring end with their descriptors, the
 // instance of tracefs is removed by Close, and what a killed process left of it by
 // the next Open.
@@ -102,6 +105,7 @@ type Event struct {
 	Step    string
 	Dev     string
 	IfIndex int
+	InIndex int    // of the device the frame came in by, 0 for the host's own
 	NetNS   uint64 // inode of the namespace; 0 with tracefs
 	Skb     uint64 // identity of the kernel's buffer while it lives, nothing else
 	Len     int    // bytes of the frame, from where Head begins; with tracefs, as the kernel counts at this step
