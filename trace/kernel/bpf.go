@@ -44,10 +44,22 @@ func openBPF(c Config) (feed, error) {
 	return f, nil
 }
 
-// open makes the maps, which tells whether BPF is allowed at all, then the programs,
-// and attaches last.
+// open makes the maps first, which tells whether BPF is allowed at all.
 func (f *bpfFeed) open(c Config) error {
-	size := max(c.Buffer, os.Getpagesize())
+	if err := f.makeMaps(c.Buffer); err != nil {
+		return err
+	}
+	l, err := kernelLayout()
+	if err != nil {
+		return err
+	}
+	symbols := loadSymbols(c.Logger)
+	f.decoder = decoder{layout: l, symbols: symbols, snap: (c.Snap + 7) &^ 7}
+	return f.attach(c, symbols.spans(consumers()...))
+}
+
+func (f *bpfFeed) makeMaps(buffer int) error {
+	size := max(buffer, os.Getpagesize())
 	var err error
 	f.maps.ring, err = ebpf.NewMap(&ebpf.MapSpec{
 		Name: "ustack_trace", Type: ebpf.RingBuf, MaxEntries: 1 << bits.Len(uint(size-1)),
@@ -61,18 +73,30 @@ func (f *bpfFeed) open(c Config) error {
 	if err != nil {
 		return fmt.Errorf("make a counter: %w", err)
 	}
+	return nil
+}
+
+// kernelLayout returns the layout of the running kernel.
+func kernelLayout() (*layout, error) {
 	spec, err := btf.LoadKernelSpec()
 	if err != nil {
-		return fmt.Errorf("kernel without type information, CONFIG_DEBUG_INFO_BTF: %w", err)
+		return nil, fmt.Errorf("kernel without type information, CONFIG_DEBUG_INFO_BTF: %w", err)
 	}
-	bigEndian := binary.NativeEndian.Uint16([]byte{0, 1}) == 1
-	l, err := layoutOf(spec, bigEndian)
+	return layoutOf(spec, binary.NativeEndian.Uint16([]byte{0, 1}) == 1)
+}
+
+// load loads the program of a probe.
+func (f *bpfFeed) load(p probe, step int, netns []uint64, spans []span) (*ebpf.Program, error) {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name:         "ustack_trace",
+		Type:         ebpf.RawTracepoint,
+		License:      "GPL", // the helpers that read kernel memory ask for it
+		Instructions: f.decoder.layout.assemble(p, step, f.maps, netns, spans, f.decoder.snap),
+	})
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("load the program of %s: %w", p.name, err)
 	}
-	symbols := loadSymbols(c.Logger)
-	f.decoder = decoder{layout: l, symbols: symbols, snap: (c.Snap + 7) &^ 7}
-	return f.attach(c, symbols.spans(consumers()...))
+	return prog, nil
 }
 
 // attach loads the programs and lets them begin.
@@ -95,14 +119,8 @@ func (f *bpfFeed) attach(c Config, spans []span) error {
 			}
 			continue
 		}
-		progs[i], err = ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name:         "ustack_trace",
-			Type:         ebpf.RawTracepoint,
-			License:      "GPL", // the helpers that read kernel memory ask for it
-			Instructions: f.decoder.layout.assemble(p, i, f.maps, netns, spans, f.decoder.snap),
-		})
-		if err != nil {
-			return fmt.Errorf("load the program of %s: %w", p.name, err)
+		if progs[i], err = f.load(p, i, netns, spans); err != nil {
+			return err
 		}
 		f.progs = append(f.progs, progs[i])
 	}

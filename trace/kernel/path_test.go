@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -245,4 +246,41 @@ func TestNAPITap(t *testing.T) {
 	if want := []string{GRO, Receive, ICMPSend, Drop}; !slices.Equal(steps, want) {
 		t.Errorf("steps %v, want %v", steps, want)
 	}
+}
+
+// IPv6: a neighbour solicitation and an echo request are taken in and answered.
+func TestIPv6(t *testing.T) {
+	ns := netlab.New(t, "host")
+	tap := openTun(t, ns, tap0, unix.IFF_TAP)
+	ns.Sysctl(t, "net.ipv6.conf."+tap0+".accept_dad", "0")
+	ns.Up(t, tap0)
+	ns.Addr(t, tap0, "fd00::1/64")
+	l := follow(t, open(t, ns, Config{Via: ViaBPF}))
+	src, dst := netip.MustParseAddr("fd00::2"), netip.MustParseAddr("fd00::1")
+	mac := ns.MAC(t, tap0)
+	solicit := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, dst.AsSlice()...)
+	solicit = append(append(solicit, 1, 1), guest...)
+	for name, b := range map[string][]byte{
+		"solicitation": frame(mac, guest, 0x86dd, ipv6(src, dst, solicit)),
+		"echo":         frame(mac, guest, 0x86dd, ipv6(src, dst, []byte{128, 0, 0, 0, 0, 1, 0, 1})),
+	} {
+		send(t, tap, b)
+		e := last(l.until(t, "the end of the "+name, func(e Event) bool {
+			return (e.Step == Consume || e.Step == Drop) && string(e.Head) == string(b)
+		}))
+		if e.Step != Consume || e.Where != "icmpv6_rcv" {
+			t.Errorf("%s: %s", name, list([]Event{e}))
+		}
+	}
+	l.until(t, "the advertisement", func(e Event) bool {
+		return e.Step == StartXmit && len(e.Head) > 54 && e.Head[54] == 136
+	})
+}
+
+// ipv6 is an ICMPv6 message from a neighbour.
+func ipv6(src, dst netip.Addr, icmp []byte) []byte {
+	pseudo := append(append(src.AsSlice(), dst.AsSlice()...), 0, 0, 0, byte(len(icmp)), 0, 0, 0, 58)
+	binary.BigEndian.PutUint16(icmp[2:], checksum(append(pseudo, icmp...)))
+	b := []byte{0x60, 0, 0, 0, 0, byte(len(icmp)), 58, 255}
+	return append(append(append(b, src.AsSlice()...), dst.AsSlice()...), icmp...)
 }
