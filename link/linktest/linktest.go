@@ -25,7 +25,9 @@ type Wire interface {
 	// written since the Wire was made must not be lost as long as they are fewer
 	// than 128.
 	Recv(d time.Duration) (frame []byte, o link.Offload, err error)
-	// Remove takes the wire away under the Device, as a deleted interface does.
+	// Remove takes the wire away under the Device, as a deleted interface does. It returns
+	// errors.ErrUnsupported where that cannot be: nothing tells a datagram socket that its peer
+	// will not come back.
 	Remove() error
 	// Close releases everything of this side. It is called once, after the Device
 	// was closed, whether Remove was called or not.

@@ -6,6 +6,9 @@
 //	tap:tap0                        a TAP interface, created or existing
 //	tap:tap0,queues=2,persist       two queues; it stays when ustack ends
 //	tap:tap%d,driver=water          the first free number, the portable driver
+//	stream:/run/q.sock              QEMU's -netdev stream, unix or HOST:PORT; ,listen waits for it
+//	dgram:local=/run/a,remote=/run/b  QEMU's -netdev dgram, unix or UDP
+//	fd:3                            an inherited socket, of packets or a stream
 //	pipe:                           one end of a wire in memory, see Env
 //
 // Every kind of wire can be impaired, in both directions alike, see
@@ -46,8 +49,11 @@ type Option struct{ Name, Value string }
 func (s Spec) String() string {
 	var b strings.Builder
 	b.WriteString(s.Kind + ":" + s.Name)
-	for _, o := range s.Options {
-		b.WriteString("," + o.Name)
+	for i, o := range s.Options {
+		if i > 0 || s.Name != "" || !nameless(s.Kind) {
+			b.WriteString(",")
+		}
+		b.WriteString(o.Name)
 		if o.Value != "" {
 			b.WriteString("=" + o.Value)
 		}
@@ -67,12 +73,15 @@ type Env struct {
 
 // kinds is the registry. It is a function so that nothing can change it.
 func kinds() []kind {
-	all := []kind{tapKind(), pipeKind()}
+	all := []kind{tapKind(), streamKind(), dgramKind(), fdKind(), pipeKind()}
 	for i := range all {
 		all[i].options = append(all[i].options, impairOptions()...)
 	}
 	return all
 }
+
+// nameless says that wires of a kind have options only: the first stands where others have a name.
+func nameless(kind string) bool { return kind == "dgram" }
 
 // A kind is a driver family as Specs know it.
 type kind struct {
@@ -123,6 +132,9 @@ func Parse(s string) (Spec, error) {
 	}
 	parts := strings.Split(rest, ",")
 	spec := Spec{Kind: name, Name: parts[0]}
+	if nameless(name) && spec.Name != "" { // dgram:local=A,remote=B
+		spec.Name, parts = "", append([]string{""}, parts...)
+	}
 	for _, part := range parts[1:] {
 		o, err := k.parseOption(s, part)
 		if err != nil {
