@@ -49,6 +49,63 @@ func scenarioClosing(s *script) {
 	connect("closed", at)
 }
 
+// scenarioHeirs closes listeners and listens again at once, where the first was.
+func scenarioHeirs(s *script) {
+	again := func(at string, backlog int) int {
+		l := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+		must(unix.SetsockoptInt(l, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+		s.told("bind", unix.Bind(l, address(at)))
+		if backlog > 0 {
+			s.told("listen", unix.Listen(l, backlog))
+		}
+		return l
+	}
+	serve := func(l int, at string) {
+		c := s.dial(at)
+		a, _, err := unix.Accept(l)
+		s.told("accept", err)
+		s.write("write", a, "hello")
+		s.read("read", c)
+		unix.Close(c)
+		unix.Close(a)
+	}
+	first, at := s.listener(0)
+	unix.Close(first)
+	l := again(at, 8)
+	for i := range 20 {
+		serve(l, at)
+		left := s.dial(at) // nobody accepts it
+		s.poll("left behind", l, unix.POLLIN, 5000)
+		unix.Close(l)
+		l = again(at, 8+i%5/4) // another backlog is another listener
+		s.read("left behind", left)
+		unix.Close(left)
+	}
+	serve(l, at)
+	d, err := unix.Dup(l)
+	must(err)
+	unix.Close(l)
+	other := s.socket(unix.AF_INET, unix.SOCK_STREAM)
+	must(unix.SetsockoptInt(other, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	s.told("a duplicate is left", unix.Bind(other, address(at)))
+	unix.Close(d)
+	l = again(at, 0)
+	s.told("bound only", unix.Connect(s.socket(unix.AF_INET, unix.SOCK_STREAM), address(at)))
+	s.told("listen", unix.Listen(l, 8))
+	serve(l, at)
+	unix.Close(l)
+	l = again(at, 0)
+	unix.Close(l)
+	s.told("closed", unix.Connect(s.socket(unix.AF_INET, unix.SOCK_STREAM), address(at)))
+	l = again(at, 8)
+	serve(l, at)
+	unix.Close(l)
+	l = again(at, 0)
+	s.told("connect from there", unix.Connect(l, address(s.args[0])))
+	sa, err := unix.Getsockname(l)
+	s.addr("getsockname", sa, err, at)
+}
+
 // scenarioLeaderless goes on in another thread after the process' first has ended.
 func scenarioLeaderless(s *script) {
 	work := func() {

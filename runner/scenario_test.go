@@ -187,6 +187,7 @@ var scenarios = map[string]func(*script){
 	"bound":         scenarioBound,
 	"disconnect":    scenarioDisconnect,
 	"closing":       scenarioClosing,
+	"heirs":         scenarioHeirs,
 	"lingering":     scenarioLingering,
 	"leaderless":    scenarioLeaderless,
 	"credentials":   scenarioCredentials,

@@ -59,6 +59,8 @@ type tcp struct {
 	err  syscall.Errno
 	dial *dialing
 	lis  *listening
+	// claimed is a listener that the program has closed, whose address the socket is bound to.
+	claimed *listening
 	// shut says that the unix socket has been shut down, and cannot listen again.
 	shut bool
 }
@@ -168,6 +170,12 @@ func (t *tcp) bind(c *call, to sockaddr) verdict {
 	}
 	t.wanted = to.addr // a second bind in the meantime fails
 	return c.once(func() verdict {
+		if t.claim(to.addr) {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.did, t.didAt = c.key(), time.Now()
+			return ret(0)
+		}
 		err := t.reserve(t.s.sup.ctx, to.addr)
 		if errnoOf(err) == unix.EADDRINUSE && to.addr.Port() != 0 {
 			// Perhaps a socket has it that was closed just now.
@@ -188,12 +196,17 @@ func (t *tcp) bind(c *call, to sockaddr) verdict {
 func (t *tcp) holds() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.flow != 0 && (t.state == tcpFresh || t.state == tcpListening)
+	return t.claimed != nil || t.flow != 0 && (t.state == tcpFresh || t.state == tcpListening)
 }
 
 func (t *tcp) gone() {
+	t.dropClaim()
 	t.mu.Lock()
 	session, flow, lis, dial := t.session, t.flow, t.lis, t.dial
+	if lis != nil && lis.orphaned(t) {
+		t.mu.Unlock()
+		return
+	}
 	t.flow = 0
 	if t.far >= 0 {
 		unix.Close(t.far)

@@ -78,7 +78,7 @@ func (l *listening) answerHeld(h *heldCall) bool {
 		l.mu.Unlock()
 		return true
 	}
-	l.t.s.sup.held.done(h)
+	l.sup.held.done(h)
 	if h.timer != nil {
 		h.timer.Stop()
 	}
@@ -192,12 +192,12 @@ func (l *listening) next(fd int) (accepted, syscall.Errno) {
 
 // accepted makes the socket of a connection.
 func (l *listening) accepted(fd int, from *arrival) *tcp {
-	sup := l.t.s.sup
+	sup, lis := l.sup, l.owner()
 	sup.growSendBuffer(fd)
-	s := &socket{sup: sup, domain: l.t.s.domain, typ: l.t.s.typ, proto: l.t.s.proto, ino: inodeOf(fd)}
+	s := &socket{sup: sup, domain: lis.s.domain, typ: lis.s.typ, proto: lis.s.proto, ino: inodeOf(fd)}
 	t := &tcp{
 		s: s, far: -1, spare: -1, state: tcpConnected, told: true, session: from.session, flow: from.rep.Flow,
-		local: parseWire(from.rep.Local), remote: parseWire(from.rep.Remote), options: l.t.inherited(),
+		local: parseWire(from.rep.Local), remote: parseWire(from.rep.Remote), options: lis.inherited(),
 	}
 	s.kind = t
 	return t

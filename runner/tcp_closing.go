@@ -53,9 +53,11 @@ func (ls *listeners) all() (all []*tcp) {
 
 // settle lets go of listeners of a port that the program has closed, before it connects there.
 func (sup *supervisor) settle(port uint16) {
+	sup.settleClaims(port)
 	for _, t := range sup.listeners.at(port) {
 		if !t.stopIfShut() {
 			sup.sweepNow()
+			sup.settleClaims(port)
 		}
 	}
 }

@@ -33,6 +33,7 @@ type dialing struct {
 }
 
 func (t *tcp) connect(c *call, to sockaddr) verdict {
+	t.dropClaim()
 	t.s.sup.settle(to.addr.Port())
 	t.mu.Lock()
 	defer t.mu.Unlock()

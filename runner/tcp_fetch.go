@@ -2,6 +2,7 @@ package runner
 
 import (
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,7 +48,7 @@ func (f *fetching) answered(rep control.Reply, err error) {
 	case f.session.Err() != nil:
 		close(f.over)
 	case err == nil:
-		f.deliver(newArrival(l.t.s.sup, f.session, rep))
+		f.deliver(newArrival(l.sup, f.session, rep))
 	default:
 		switch errnoOf(err) {
 		case unix.EMFILE, unix.ENOBUFS, unix.ECONNABORTED:
@@ -66,24 +67,25 @@ func (f *fetching) answered(rep control.Reply, err error) {
 
 // beside does what has to wait.
 func (f *fetching) beside(wait func()) {
-	f.l.t.s.sup.wg.Add(1)
+	f.l.sup.wg.Add(1)
 	go func() {
-		defer f.l.t.s.sup.wg.Done()
+		defer f.l.sup.wg.Done()
 		wait()
 	}()
 }
 
-// deliver connects to the program's listening unix socket. It waits while the program's backlog is full.
+// deliver connects to the program's listening unix socket. It waits while the program's backlog is full, and
+// for another socket if that one is closed.
 func (f *fetching) deliver(a *arrival) {
 	l := f.l
-	name := l.expect(a)
+	name, to := l.expect(a)
 	far, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err == nil {
 		if err = unix.Bind(far, &unix.SockaddrUnix{Name: name}); err == nil {
-			err = unix.Connect(far, &unix.SockaddrUnix{Name: l.name})
+			err = unix.Connect(far, &unix.SockaddrUnix{Name: to})
 		}
 	}
-	if err == unix.EAGAIN || err == unix.EINTR {
+	if err == unix.EAGAIN || err == unix.EINTR || err == unix.ECONNREFUSED {
 		f.beside(func() { f.delivered(a, name, far, l.enqueue(far)) })
 		return
 	}
@@ -94,21 +96,25 @@ func (f *fetching) deliver(a *arrival) {
 // next one in the same write.
 func (f *fetching) delivered(a *arrival, name string, far int, err error) {
 	l := f.l
+	l.mu.Lock()
+	l.delivering, l.heldUntil = "", time.Time{}
 	if err != nil {
-		l.mu.Lock()
 		delete(l.arrived, name)
-		l.mu.Unlock()
+	}
+	t := l.t
+	l.mu.Unlock()
+	if err != nil {
 		if far >= 0 {
 			unix.Close(far)
 		}
-		l.t.s.sup.sweepSoon() // perhaps nobody has the listener any more
+		l.sup.sweepSoon() // perhaps nobody has the listener any more
 		f.ask(control.Request{Op: "abort", Flow: a.rep.Flow}, -1)
 		return
 	}
 	// What a close does is told before anything can close it.
-	l.t.mu.Lock()
-	linger, ok := l.t.options["so.linger"]
-	l.t.mu.Unlock()
+	t.mu.Lock()
+	linger, ok := t.options["so.linger"]
+	t.mu.Unlock()
 	if ok && linger >= 0 {
 		f.session.Post(control.Request{Op: "setopt", Flow: a.rep.Flow, Options: map[string]int{"so.linger": linger}})
 	}
@@ -119,12 +125,12 @@ func (f *fetching) delivered(a *arrival, name string, far int, err error) {
 }
 
 // expect notes that a connection is about to come to the program's queue, from the unix socket of
-// that name.
-func (l *listening) expect(a *arrival) (name string) {
+// that name, to the one called to.
+func (l *listening) expect(a *arrival) (name, to string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last++
 	name = l.name + "-" + strconv.FormatUint(l.last, 10)
-	l.arrived[name] = a
-	return name
+	l.arrived[name], l.delivering = a, name
+	return name, l.name
 }

@@ -27,14 +27,25 @@ const (
 // A listening is what a listening socket has. Its unix socket listens too: the program accepts
 // from that what the supervisor has connected to it.
 type listening struct {
-	t       *tcp
-	name    string // of the program's unix socket
+	sup     *supervisor
 	ctx     context.Context
 	cancel  context.CancelFunc
 	backlog int
 	local   netip.AddrPort
 
 	mu sync.Mutex
+	// t is the socket that listens, and name its unix socket's. moved is closed and replaced when
+	// another takes its place.
+	t     *tcp
+	name  string
+	moved chan struct{}
+	// orphan says that the program has closed t, and the listener is kept for claimant, which is
+	// bound to its address, or for whoever comes until heldUntil.
+	orphan    bool
+	claimant  *tcp
+	heldUntil time.Time
+	// delivering is the name of the far end that is being connected.
+	delivering string
 	// arrived are the connections in the program's queue, by the names of their far ends.
 	arrived map[string]*arrival
 	last    uint64 // number of the last such name
@@ -81,21 +92,22 @@ func (t *tcp) listen(c *call, backlog int) verdict {
 }
 
 func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
+	if l := t.takeClaim(); l != nil {
+		if l.adopt(t, c, backlog) {
+			return 0
+		}
+		l.forsake(t)
+	}
 	local, err := t.listenOnStack(backlog)
 	if err != nil {
 		return errnoOf(err)
 	}
 	l := &listening{
-		t: t, name: "@ustack-listener-" + strconv.FormatUint(t.s.ino, 10), backlog: backlog,
-		arrived: make(map[string]*arrival), room: make(chan struct{}),
+		sup: t.s.sup, t: t, name: listenerName(t.s.ino), backlog: backlog,
+		arrived: make(map[string]*arrival), room: make(chan struct{}), moved: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancel(t.s.sup.ctx)
-	err = c.withFD(func(fd int) error {
-		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: l.name}); err != nil && err != unix.EINVAL {
-			return err
-		}
-		return unix.Listen(fd, backlog)
-	})
+	err = c.listenAt(l.name, backlog)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil {
@@ -116,6 +128,19 @@ func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
 	t.s.sup.wg.Add(1)
 	go l.run()
 	return 0
+}
+
+// listenerName is the abstract name of a listening unix socket.
+func listenerName(ino uint64) string { return "@ustack-listener-" + strconv.FormatUint(ino, 10) }
+
+// listenAt makes the program's unix socket listen.
+func (c *call) listenAt(name string, backlog int) error {
+	return c.withFD(func(fd int) error {
+		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil && err != unix.EINVAL {
+			return err
+		}
+		return unix.Listen(fd, backlog)
+	})
 }
 
 // listenOnStack makes the daemon's socket listen, which it makes first where bind has not.
@@ -162,17 +187,18 @@ func (t *tcp) forgetDead() {
 
 // run takes connections from the daemon, and from its successor when it goes.
 func (l *listening) run() {
-	defer l.t.s.sup.wg.Done()
+	defer l.sup.wg.Done()
 	for l.ctx.Err() == nil {
-		l.t.mu.Lock()
-		session, flow := l.t.session, l.t.flow
-		l.t.mu.Unlock()
+		t := l.owner()
+		t.mu.Lock()
+		session, flow := t.session, t.flow
+		t.mu.Unlock()
 		l.fetch(session, flow)
 		for l.ctx.Err() == nil {
 			if !l.pause(renewTime) {
 				return
 			}
-			if _, err := l.t.listenOnStack(l.backlog); err == nil {
+			if _, err := l.owner().listenOnStack(l.backlog); err == nil {
 				l.undo()
 				break
 			}
@@ -182,7 +208,7 @@ func (l *listening) run() {
 
 // undo closes what was made for a listener that the program has closed meanwhile.
 func (l *listening) undo() {
-	t := l.t
+	t := l.owner()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if l.ctx.Err() != nil && t.flow != 0 && (t.lis == nil || t.lis == l) {
@@ -203,20 +229,33 @@ func (l *listening) pause(d time.Duration) bool {
 	}
 }
 
-// enqueue connects a far end to the program's unix socket.
+// enqueue connects a far end to the program's unix socket. If that is closed it waits a while for
+// another.
 func (l *listening) enqueue(far int) error {
+	var patience <-chan time.Time
 	for {
 		l.mu.Lock()
-		room := l.room
+		name, room, moved := l.name, l.room, l.moved
 		l.mu.Unlock()
-		err := unix.Connect(far, &unix.SockaddrUnix{Name: l.name})
-		if err != unix.EAGAIN && err != unix.EINTR {
+		err := unix.Connect(far, &unix.SockaddrUnix{Name: name})
+		switch {
+		case err == unix.ECONNREFUSED && patience == nil:
+			t := time.NewTimer(heirTime)
+			defer t.Stop()
+			patience = t.C
+			l.mu.Lock()
+			l.heldUntil = time.Now().Add(heirTime)
+			l.mu.Unlock()
+		case err != unix.ECONNREFUSED && err != unix.EAGAIN && err != unix.EINTR:
 			return err
 		}
 		t := time.NewTimer(backlogTime)
 		select {
 		case <-room:
+		case <-moved:
 		case <-t.C:
+		case <-patience:
+			return unix.ECONNREFUSED
 		case <-l.ctx.Done():
 		}
 		t.Stop()
@@ -238,13 +277,13 @@ func (t *tcp) look() {
 // close stops the listener; whoever closes the flow closes the daemon's socket.
 func (l *listening) close() {
 	l.cancel()
-	l.t.s.sup.listeners.remove(l.local.Port(), l.t)
+	l.sup.listeners.remove(l.local.Port(), l.owner())
 	l.mu.Lock()
 	waiting, returned, arrived := l.waiting, l.returned, l.arrived
 	l.waiting, l.returned, l.arrived = nil, nil, make(map[string]*arrival)
 	l.mu.Unlock()
 	for _, h := range waiting {
-		l.t.s.sup.held.done(h)
+		l.sup.held.done(h)
 		h.c.send(fail(unix.EINVAL))
 	}
 	for _, a := range returned {

@@ -78,6 +78,7 @@ func TestAsTheKernel(t *testing.T) {
 		"timeouts":     func() []string { return nil },
 		"disconnect":   func() []string { return []string{echo4} },
 		"closing":      func() []string { return nil },
+		"heirs":        func() []string { return []string{echo4} },
 		"earlyends":    func() []string { return nil },
 		"lingering":    func() []string { return nil },
 		"leaderless":   func() []string { return []string{echo4} },

@@ -59,6 +59,7 @@ var sections = []struct {
 	{"unreachable", unreachable},
 	{"bind", binds},
 	{"listen", listens},
+	{"listen again", listensAgain},
 	{"accept", accepts},
 	{"epoll", epolls},
 	{"half-close", halfCloses},

@@ -151,6 +151,42 @@ func listens(w *world) {
 	unix.Close(l)
 }
 
+// listensAgain closes a listener and listens again at once, as servers do between two clients.
+func listensAgain(w *world) {
+	open := func(backlog int) int {
+		l := tcp()
+		check(setInt(l, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+		check(unix.Bind(l, addr(any4, 7180)))
+		check(unix.Listen(l, backlog))
+		return l
+	}
+	l := open(5)
+	came, got := 0, 0
+	for i := range 30 {
+		if w.ask("dial4 7180 hello") == "ok" {
+			came++
+		}
+		c, _, err := unix.Accept(l)
+		check(err)
+		if i%3 == 0 { // another one that nobody accepts
+			w.ask("dial4 7180 hello")
+		}
+		unix.Close(l)
+		l = open(5 + i%10/9)
+		if read(c, 10) == `"hello"` {
+			got++
+		}
+		unix.Close(c)
+	}
+	w.say("clients", came, got)
+	w.ask("dial4 7180 witness")
+	poll(l, unix.POLLIN, long)
+	unix.Close(l)
+	l = open(5)
+	w.say("what waited before", w.ask("ended"))
+	unix.Close(l)
+}
+
 // portless is an address without the port that differs from run to run.
 func portless(s string) string { return strings.Fields(s)[0] }
 
