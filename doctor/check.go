@@ -20,6 +20,8 @@ type Check struct {
 	// After are the causes of which this one merely follows: with one of them found it is
 	// not looked for.
 	After []string
+	// AfterAny has it looked for only where nothing was found before.
+	AfterAny bool
 	// Find returns what it found. An error says why it could not be looked for.
 	Find func(*Environment) ([]Finding, error)
 }
@@ -32,6 +34,10 @@ var errNotProbed = errors.New("no probe was sent")
 func Checks() []Check {
 	return slices.Concat(
 		linkChecks(),
+		programChecks(),
+		sizeChecks(),
+		stationChecks(),
+		lastChecks(),
 	)
 }
 
@@ -63,6 +69,8 @@ func Judge(env *Environment) *Report {
 		out := Outcome{Check: &c, State: StateOK}
 		if i := slices.IndexFunc(c.After, func(cause string) bool { return found[cause] }); i >= 0 {
 			out.State, out.Note = StateExplained, c.After[i]
+		} else if c.AfterAny && len(found) > 0 {
+			out.State, out.Note = StateExplained, r.Findings()[0].Cause
 		} else if c.Probed && env.Observed == nil {
 			out.State, out.Note = StateUnknown, errNotProbed.Error()
 		} else if all, err := c.Find(env); err != nil {

@@ -3,6 +3,8 @@ package doctor
 import (
 	"bytes"
 	"encoding/json"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -16,14 +18,35 @@ import (
 // fixture is a healthy tap with a daemon on it.
 func fixture() *Environment {
 	tap := &netlink.Tuntap{Mode: netlink.TUNTAP_MODE_TAP, LinkAttrs: netlink.LinkAttrs{
-		Index: 2, Name: "tap0", MTU: 1500, TxQLen: 1000, Statistics: &netlink.LinkStatistics{},
+		Index: 2, Name: "tap0", HardwareAddr: macB, MTU: 1500, TxQLen: 1000, Statistics: &netlink.LinkStatistics{},
 		RawFlags: unix.IFF_UP | unix.IFF_LOWER_UP | unix.IFF_RUNNING | unix.IFF_BROADCAST | unix.IFF_MULTICAST,
 	}}
 	return &Environment{
 		Link: "tap0", Mode: ModeDaemon, Links: []netlink.Link{tap},
 		Ethtool: map[string]Ethtool{"tap0": {Known: true, Speed: 10000, Duplex: "full"}},
-		Stack:   &Stack{PID: 7, Link: control.Link{Name: "tap0", Kind: "tap", MTU: 1500, HardwareAddr: "02:00:00:00:00:04"}},
+		Addrs:   []netlink.Addr{{LinkIndex: 2, IPNet: &net.IPNet{IP: ipB.AsSlice(), Mask: net.CIDRMask(24, 32)}}},
+		Stack: &Stack{
+			PID: 7, Link: control.Link{Name: "tap0", Kind: "tap", MTU: 1500, HardwareAddr: macA.String()},
+			Addrs: []control.Addr{{Prefix: netip.PrefixFrom(ipA, 24), State: "assigned"}},
+		},
+		Observed: &Observed{Before: map[string]netlink.LinkStatistics{}, After: map[string]netlink.LinkStatistics{"tap0": {TxPackets: 1}}},
 	}
+}
+
+// program puts a program in the place of the daemon, which reads and says nothing.
+func program(e *Environment) {
+	e.Mode, e.Stack, e.Holders = ModeProgram, nil, []Holder{{PID: 9, Program: "qemu"}}
+	e.Observed.Marker = []byte("a frame like no other")
+}
+
+// out adds a frame to those that came out of the tap.
+func (e *Environment) out(b []byte) {
+	e.Observed.Frames = append(e.Observed.Frames, Frame{Link: "tap0", Data: b, Len: len(b)})
+}
+
+// rise has the counters of the tap rise during the probes.
+func (e *Environment) rise(read, dropped uint64) {
+	e.Observed.After["tap0"] = netlink.LinkStatistics{TxPackets: read, TxDropped: dropped}
 }
 
 func (e *Environment) tapAttrs() *netlink.LinkAttrs { return e.Interface("tap0").Attrs() }
@@ -36,7 +59,7 @@ func judged(env *Environment) (causes []string) {
 }
 
 func TestChecks(t *testing.T) {
-	for _, c := range []struct {
+	for i, c := range []struct {
 		cause string // "" is healthy
 		spoil func(*Environment)
 	}{
@@ -48,6 +71,54 @@ func TestChecks(t *testing.T) {
 			e.tapAttrs().MasterIndex = 3
 			e.Links = append(e.Links, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: 3, Name: "br0"}})
 		}},
+		{CauseRemoved, func(e *Environment) { e.Links, e.LastEnd = nil, "the daemon ended" }},
+		{CauseRemoved, func(e *Environment) { e.Links, e.Detached = nil, []Holder{{PID: 9}} }},
+		{CauseRemoved, func(e *Environment) { e.Stack.Link.State = "gone" }},
+		{CauseCarrier, func(e *Environment) { e.tapAttrs().RawFlags &^= unix.IFF_LOWER_UP }},
+		{"", func(e *Environment) { // nobody has opened it yet
+			e.tapAttrs().RawFlags &^= unix.IFF_LOWER_UP
+			e.Mode, e.Stack, e.Observed = ModeOwn, nil, nil
+		}},
+		{CauseNoARP, func(e *Environment) { e.tapAttrs().RawFlags |= unix.IFF_NOARP }},
+		{CauseNotPermitted, func(e *Environment) { e.Mode, e.Stack, e.Observed, e.OpenErr = ModeOwn, nil, nil, unix.EPERM }},
+		{CauseHeld, func(e *Environment) { e.Mode, e.Stack, e.Observed, e.OpenErr = ModeOwn, nil, nil, unix.EBUSY }},
+		{CauseHeld, func(e *Environment) { program(e) }},
+		{"", func(e *Environment) { program(e); e.Program = true }},
+		{CauseSpeed, func(e *Environment) { e.Ethtool["tap0"] = Ethtool{Known: true, Duplex: "full"} }},
+		{CauseSpeed, func(e *Environment) { e.Ethtool["tap0"] = Ethtool{Known: true, Speed: 100, Duplex: "half"} }},
+		{CauseMTU, func(e *Environment) { e.tapAttrs().MTU = 9000 }},
+		{CauseOffload, func(e *Environment) { e.Ethtool["tap0"] = Ethtool{TSO: true} }},
+		{"", func(e *Environment) {
+			e.Ethtool["tap0"] = Ethtool{TSO: true}
+			e.Links[0].(*netlink.Tuntap).Flags |= netlink.TUNTAP_VNET_HDR
+		}},
+		{CauseOffload, func(e *Environment) { e.out(ipFrame(macB, unix.IPPROTO_UDP, udp(badSum))) }},
+		{"", func(e *Environment) { e.out(ipFrame(macB, unix.IPPROTO_UDP, udp(goodSum))) }},
+		{CauseReaderStopped, func(e *Environment) { program(e); e.rise(0, 5) }},
+		{CauseOverrun, func(e *Environment) { program(e); e.rise(7, 5) }},
+		{CauseEchoed, func(e *Environment) { program(e); e.out(e.Observed.Marker) }},
+		{CauseNoHeader, func(e *Environment) { program(e); e.out(ipFrame(macB, unix.IPPROTO_UDP, udp(goodSum))[headerLen:]) }},
+		{CauseShifted, func(e *Environment) { program(e); e.out(append(make([]byte, 12), arpRequest(macA, ipA, ipB)...)) }},
+		{CauseShifted, func(e *Environment) {
+			program(e)
+			e.Links[0].(*netlink.Tuntap).Flags |= netlink.TUNTAP_VNET_HDR
+			e.Observed.Refused = 3
+		}},
+		{CauseDuplicateMAC, func(e *Environment) { e.tapAttrs().HardwareAddr = macA }},
+		{CauseDuplicateIP, func(e *Environment) { e.Stack.Addrs[0].State = "duplicate" }},
+		{CauseDuplicateIP, func(e *Environment) { e.out(arpRequest(macC, ipA, ipB)) }},
+		{"", func(e *Environment) { e.out(arpRequest(macA, ipA, ipB)) }},
+		{CauseWrongMAC, func(e *Environment) {
+			e.Neighbours = append(e.Neighbours, netlink.Neigh{LinkIndex: 2, IP: ipA.AsSlice(), HardwareAddr: macC, State: unix.NUD_PERMANENT})
+		}},
+		{"", func(e *Environment) {
+			e.Neighbours = append(e.Neighbours, netlink.Neigh{LinkIndex: 2, IP: ipA.AsSlice(), HardwareAddr: macA, State: unix.NUD_PERMANENT})
+		}},
+		{CauseUnanswered, func(e *Environment) {
+			e.Observed.ToHost = []Ping{{To: ipB, Err: unix.EHOSTUNREACH}}
+			e.out(arpRequest(macA, ipA, ipB))
+		}},
+		{CauseUnexplained, func(e *Environment) { e.Observed.ToStack = []Ping{{To: ipA, Err: unix.ETIMEDOUT}} }},
 	} {
 		env := fixture()
 		c.spoil(env)
@@ -56,7 +127,7 @@ func TestChecks(t *testing.T) {
 			want = []string{c.cause}
 		}
 		if got := judged(env); !slices.Equal(got, want) {
-			t.Errorf("found %v, want %v", got, want)
+			t.Errorf("case %d: found %v, want %v", i, got, want)
 		}
 	}
 }

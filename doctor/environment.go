@@ -35,6 +35,8 @@ type Environment struct {
 	// LastEnd and Program are the Config's.
 	LastEnd string
 	Program bool
+	// Wanted are the addresses that Config.Addrs says somebody on the tap should have.
+	Wanted []netip.Addr
 
 	// Links are the interfaces of the tap's namespace, with their counters before the
 	// probes.
@@ -47,6 +49,8 @@ type Environment struct {
 	// Stack is the stack's side; nil for ModeProgram, and where it was not started
 	// as the path is broken.
 	Stack *Stack
+	// OpenErr says why the tap could not be opened for a private stack.
+	OpenErr error
 	// Observed is what the probes saw; nil where none were sent.
 	Observed *Observed
 	// Notes say what could not be looked at.
@@ -57,6 +61,8 @@ type Environment struct {
 type Holder struct {
 	PID     int
 	Program string
+	// State is what /proc says of it: "S (sleeping)", "T (stopped)".
+	State string
 	// Elsewhere says that it is in another network namespace: it may hold a tap of the
 	// same name there.
 	Elsewhere bool
@@ -184,6 +190,17 @@ func (e *Environment) Holder() string {
 	return strings.Join(all, ", ")
 }
 
+// who says in words who reads and writes the tap's frames.
+func (e *Environment) who() string {
+	switch {
+	case e.Mode == ModeDaemon && e.Stack != nil:
+		return fmt.Sprintf("the ustack daemon, pid %d", e.Stack.PID)
+	case e.Mode == ModeProgram:
+		return e.Holder()
+	}
+	return ""
+}
+
 // notef adds to Notes.
 func (e *Environment) notef(format string, args ...any) {
 	e.Notes = append(e.Notes, fmt.Sprintf(format, args...))
@@ -191,14 +208,7 @@ func (e *Environment) notef(format string, args ...any) {
 
 // summary says what is examined, in one line.
 func (e *Environment) summary() string {
-	who := "nobody"
-	switch {
-	case e.Mode == ModeDaemon && e.Stack != nil:
-		who = fmt.Sprintf("the ustack daemon, pid %d", e.Stack.PID)
-	case e.Mode == ModeProgram:
-		who = e.Holder()
-	}
-	s := fmt.Sprintf("%s, held by %s", e.Link, who)
+	s := fmt.Sprintf("%s, held by %s", e.Link, orNobody(e.who()))
 	if e.Stack != nil {
 		s += fmt.Sprintf("; stack %s at %s", orNone(addrList(e.Stack.prefixes())), e.Stack.Link.HardwareAddr)
 	}
@@ -243,6 +253,13 @@ func addrList(all []netip.Prefix) string {
 func orNone(s string) string {
 	if s == "" {
 		return "without an address"
+	}
+	return s
+}
+
+func orNobody(s string) string {
+	if s == "" {
+		return "nobody"
 	}
 	return s
 }

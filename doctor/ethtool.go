@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -86,4 +87,35 @@ func ethtoolIoctl(fd int, name string, data unsafe.Pointer) error {
 		return errno
 	}
 	return nil
+}
+
+// setSpeed states a speed in Mbit/s and full duplex (ETHTOOL_SSET).
+func setSpeed(name string, speed uint32) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var cmd [ethtoolCmdLen]byte
+	binary.NativeEndian.PutUint32(cmd[:], unix.ETHTOOL_GSET)
+	if err := ethtoolIoctl(fd, name, unsafe.Pointer(&cmd)); err != nil {
+		return err
+	}
+	binary.NativeEndian.PutUint32(cmd[:], unix.ETHTOOL_SSET)
+	binary.NativeEndian.PutUint16(cmd[12:], uint16(speed))
+	binary.NativeEndian.PutUint16(cmd[28:], uint16(speed>>16))
+	cmd[14] = 1 // full
+	cmd[18] = 0 // no autonegotiation
+	return ethtoolIoctl(fd, name, unsafe.Pointer(&cmd))
+}
+
+// setCarrier sets IFLA_CARRIER of an interface.
+func setCarrier(l netlink.Link, on bool) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(l.Attrs().Index)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_CARRIER, []byte{byte(boolInt(on))}))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }

@@ -27,6 +27,9 @@ func gatherers() []gatherer {
 // answers.
 func gather(ctx context.Context, cfg *Config, st *control.Status) (*Environment, error) {
 	env := &Environment{Link: cfg.Link.Name, Mode: ModeOwn, LastEnd: cfg.LastEnd, Program: cfg.Program}
+	for _, p := range cfg.Addrs {
+		env.Wanted = append(env.Wanted, p.Addr())
+	}
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("doctor: list the interfaces: %w", err)

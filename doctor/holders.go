@@ -44,7 +44,7 @@ func holders(name, proc string) (attached, detached []Holder) {
 		}
 		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
 		ns, _ := os.Readlink(filepath.Join(dir, "ns/net"))
-		h := Holder{PID: pid, Program: strings.TrimSpace(string(comm)), Elsewhere: ns != ours}
+		h := Holder{PID: pid, Program: strings.TrimSpace(string(comm)), State: stateOf(dir), Elsewhere: ns != ours}
 		if slices.Contains(names, name) {
 			attached = append(attached, h)
 		}
@@ -76,4 +76,26 @@ func attachedTo(dir string) (names []string) {
 		}
 	}
 	return names
+}
+
+// A callCount is how many bytes a process has written, in how many calls, refused ones
+// included (proc_pid_io(5)).
+type callCount struct{ bytes, calls uint64 }
+
+// writesOf adds up what the holders of the tap have written so far.
+func writesOf(holders []Holder, proc string) (sum callCount) {
+	for _, h := range holders {
+		b, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(h.PID), "io"))
+		for line := range strings.Lines(string(b)) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			n, _ := strconv.ParseUint(value, 10, 64)
+			switch name {
+			case "wchar":
+				sum.bytes += n
+			case "syscw":
+				sum.calls += n
+			}
+		}
+	}
+	return sum
 }

@@ -127,20 +127,23 @@ func pingFromStack(ctx context.Context, st station, to netip.Addr, size int) (p 
 	}
 }
 
-// pingFromHost has the kernel of the thread's namespace send one echo request. It needs
+// pingFromHost has the kernel of the thread's namespace send one echo request, and
+// returns a function that waits for what comes of it, on any thread. It needs
 // CAP_NET_RAW.
-func pingFromHost(to netip.Addr, limit time.Duration) (p Ping) {
-	p = Ping{To: to, Size: 56}
+func pingFromHost(to netip.Addr, limit time.Duration) (wait func() Ping) {
+	p := Ping{To: to, Size: 56}
+	fail := func(err error) func() Ping {
+		p.Err = err
+		return func() Ping { return p }
+	}
 	domain, proto := unix.AF_INET, unix.IPPROTO_ICMP
 	if to.Is6() {
 		domain, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto)
 	if err != nil {
-		p.Err = os.NewSyscallError("raw socket", err)
-		return p
+		return fail(os.NewSyscallError("raw socket", err))
 	}
-	defer unix.Close(fd)
 	request := newEcho(to, p.Size)
 	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: to.As16(), ZoneId: zoneOf(to)}
 	if to.Is4() {
@@ -148,36 +151,44 @@ func pingFromHost(to netip.Addr, limit time.Duration) (p Ping) {
 		binary.BigEndian.PutUint16(request[2:], checksum(request)) // of ICMPv6 the kernel makes it
 	}
 	begin := time.Now()
-	if p.Err = unix.Sendto(fd, request, 0, sa); p.Err != nil {
+	if err := unix.Sendto(fd, request, 0, sa); err != nil {
+		unix.Close(fd)
+		return fail(err)
+	}
+	return func() Ping {
+		defer unix.Close(fd)
+		p.Err = awaitEcho(fd, request, begin.Add(limit))
+		p.RTT = time.Since(begin)
 		return p
 	}
+}
+
+// awaitEcho waits for the answer to an echo request on a raw socket.
+func awaitEcho(fd int, request []byte, deadline time.Time) error {
 	buf := make([]byte, 1<<16)
 	for {
-		left := limit - time.Since(begin)
+		left := time.Until(deadline)
 		if left <= 0 {
-			p.Err = noAnswer(os.ErrDeadlineExceeded)
-			return p
+			return noAnswer(os.ErrDeadlineExceeded)
 		}
-		tv := unix.NsecToTimeval(int64(left))
+		tv := unix.NsecToTimeval(max(int64(left), int64(time.Microsecond)))
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 		n, _, err := unix.Recvfrom(fd, buf, 0)
 		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			p.Err = err
-			return p
+			return err
 		}
 		m := buf[:n]
-		if to.Is4() { // with its IP header
+		if request[0] == echoRequest4 { // with its IP header
 			if n < 20 || n < int(m[0]&0xf)*4 {
 				continue
 			}
 			m = m[int(m[0]&0xf)*4:]
 		}
 		if done, err := judgeEcho(request, m); done {
-			p.RTT, p.Err = time.Since(begin), err
-			return p
+			return err
 		}
 	}
 }

@@ -5,51 +5,131 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// How long the tap is watched at least: a program of which nothing is known may speak
+// only now and then.
+const (
+	watchLeast        = 500 * time.Millisecond
+	watchProgramLeast = 1500 * time.Millisecond
 )
 
 // Observed is what the probes saw.
 type Observed struct {
 	// Took is how long the tap was watched.
 	Took time.Duration
+	// Frames are those on the tap and its fellows in a bridge, the first few thousand;
+	// Lost is how many there were more. WatchErr says why there are none.
+	Frames   []Frame
+	Lost     int
+	WatchErr error
 	// ToHost are pings of the stack to the host's addresses and to its gateways, ToStack
 	// those of the host to the stack's addresses.
 	ToHost, ToStack []Ping
+	// Asked are the addresses that an ARP request was sent for from the host's side.
+	Asked []netip.Addr
+	// Marker is the frame sent to a program to see whether it reads, and what it makes of
+	// it; nil if none was. SendErr is what the kernel said to it.
+	Marker  []byte
+	SendErr error
+	// Before and After are the interfaces' counters, by name.
+	Before, After map[string]netlink.LinkStatistics
+	// Refused is how many calls of the holders wrote nothing, where none wrote anything;
+	// else 0.
+	Refused uint64
 	// StackAfter is the stack's side after the probes.
 	StackAfter *Stack
 }
 
-// A prober has probes of one kind sent, in the namespace of the calling thread, and
-// puts what they saw into env.Observed. st is nil for ModeProgram.
-type prober func(ctx context.Context, cfg *Config, env *Environment, st station)
+// A probing is what probers have to work with. They are called on a thread in the
+// tap's namespace, so that sockets and netlink belong to it; what waits is left to
+// goroutines by Go.
+type probing struct {
+	cfg *Config
+	env *Environment
+	// st is nil for ModeProgram.
+	st   station
+	wait sync.WaitGroup
+}
+
+// Go runs what waits for an answer, and may not be called on another thread.
+func (p *probing) Go(f func()) { p.wait.Go(f) }
+
+// A prober sends probes of one kind and puts what they saw into env.Observed.
+type prober func(ctx context.Context, p *probing)
 
 func probers() []prober {
-	return []prober{probePings}
+	// The stack asks first: a question of the host's would tell it the host's MAC.
+	return []prober{probeMarker, probeFromStack, probeARP, probeFromHost}
 }
 
 // probe sends the probes and puts what they saw into env.Observed.
 func probe(ctx context.Context, cfg *Config, env *Environment) (err error) {
-	st, err := openStation(ctx, cfg, env)
-	if err != nil {
+	p := &probing{cfg: cfg, env: env}
+	if p.st, err = openStation(ctx, cfg, env); err != nil {
+		env.OpenErr = err
+		return nil
+	}
+	if p.st != nil {
+		defer func() { err = errors.Join(err, p.st.close()) }()
+	}
+	if err := settle(ctx, cfg, env); err != nil {
 		return err
 	}
-	if st != nil {
-		defer func() { err = errors.Join(err, st.close()) }()
-	}
-	env.Observed = &Observed{}
+	o := &Observed{Before: counters(env.Links)}
+	env.Observed = o
+	wrote := writesOf(env.Holders, "/proc")
 	begin := time.Now()
-	for _, p := range probers() {
-		p(ctx, cfg, env, st)
+	w, err := watch(env.segment())
+	if err != nil {
+		o.WatchErr = err
+		env.notef("frames cannot be watched: %v: run this as root", err)
 	}
-	if st != nil {
-		if env.Observed.StackAfter, err = st.state(ctx); err != nil {
+	for _, f := range probers() {
+		f(ctx, p)
+	}
+	least := watchLeast
+	if env.Mode == ModeProgram {
+		least = watchProgramLeast
+	}
+	sleep(ctx, least)
+	p.wait.Wait()
+	if w != nil {
+		w.stop()
+		o.Frames, o.Lost = w.seen()
+	}
+	o.Took = time.Since(begin)
+	if now := writesOf(env.Holders, "/proc"); now.bytes == wrote.bytes && now.calls > wrote.calls {
+		o.Refused = now.calls - wrote.calls
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("doctor: list the interfaces: %w", err)
+	}
+	o.After = counters(links)
+	if p.st != nil {
+		if o.StackAfter, err = p.st.state(ctx); err != nil {
 			return err
 		}
 	}
-	env.Observed.Took = time.Since(begin)
 	return ctx.Err()
+}
+
+// sleep waits for a time of observation to pass.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // openStation returns the stack's end, nil if a program of which only the frames are
@@ -63,34 +143,112 @@ func openStation(ctx context.Context, cfg *Config, env *Environment) (st station
 	}
 	own, err := startStation(cfg, env)
 	if err != nil {
-		return nil, fmt.Errorf("doctor: %w", err)
-	}
-	if env.Stack, err = own.state(ctx); err != nil {
-		own.close()
 		return nil, err
 	}
-	return own, nil
+	if env.Stack, err = own.state(ctx); err == nil {
+		return own, nil
+	}
+	own.close()
+	return nil, err
 }
 
-// probePings has both sides ping each other.
-func probePings(ctx context.Context, _ *Config, env *Environment, st station) {
-	if st == nil {
-		return
-	}
-	o := env.Observed
-	targets := env.nextHops()
-	o.ToHost = make([]Ping, len(targets))
-	var wg sync.WaitGroup
-	for i, to := range targets {
-		wg.Go(func() { o.ToHost[i] = pingFromStack(ctx, st, to, 56) })
-	}
-	// From this thread, which is in the namespace.
-	for _, p := range env.Stack.prefixes() {
-		if ip := p.Addr(); !ip.IsLinkLocalUnicast() {
-			o.ToStack = append(o.ToStack, pingFromHost(ip, pingLimit))
+// settleLimit is how long the kernel may take to serve an interface that has just come up
+// or got a carrier: its link watch acts once in a second (net/core/link_watch.c).
+const settleLimit = 3 * time.Second
+
+// settle waits until the kernel serves the tap: until then it drops what is sent, and
+// counts it. It takes the state of the interfaces anew: a tap that was opened has a
+// carrier, and the offloads of who opened it.
+func settle(ctx context.Context, cfg *Config, env *Environment) error {
+	for begin := time.Now(); ; sleep(ctx, 10*time.Millisecond) {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return fmt.Errorf("doctor: list the interfaces: %w", err)
+		}
+		env.Links = links
+		l := env.Interface(env.Link)
+		if l == nil || l.Attrs().RawFlags&unix.IFF_RUNNING != 0 || time.Since(begin) > settleLimit || ctx.Err() != nil {
+			gatherEthtool(ctx, cfg, env)
+			return ctx.Err()
 		}
 	}
-	wg.Wait()
+}
+
+func counters(links []netlink.Link) map[string]netlink.LinkStatistics {
+	all := make(map[string]netlink.LinkStatistics)
+	for _, l := range links {
+		if s := l.Attrs().Statistics; s != nil {
+			all[l.Attrs().Name] = *s
+		}
+	}
+	return all
+}
+
+// segment returns the interfaces whose frames belong to the tap's segment: the tap, its
+// bridge and the bridge's other ports.
+func (e *Environment) segment() []string {
+	names := []string{e.Link}
+	if m := e.Master(); m != nil {
+		names = append(names, m.Attrs().Name)
+		for _, port := range e.Ports(m) {
+			if port.Attrs().Name != e.Link {
+				names = append(names, port.Attrs().Name)
+			}
+		}
+	}
+	return names
+}
+
+// inject sends a frame from the host's side of an interface.
+func inject(name string, frame []byte) error {
+	fd, err := packetSocket(name, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, frame)
+	return os.NewSyscallError("write", err)
+}
+
+// probeFromStack has the stack find its next hops and ping them, and waits for that.
+func probeFromStack(ctx context.Context, p *probing) {
+	if p.st == nil {
+		return
+	}
+	targets := p.env.nextHops()
+	pings := make([]Ping, len(targets))
+	var all sync.WaitGroup
+	for i, to := range targets {
+		all.Go(func() {
+			p.st.forget(ctx, to)
+			pings[i] = pingFromStack(ctx, p.st, to, 56)
+		})
+	}
+	all.Wait()
+	p.env.Observed.ToHost = pings
+}
+
+// probeFromHost has the host ping the stack.
+func probeFromHost(_ context.Context, p *probing) {
+	if p.env.Stack == nil || len(p.env.HostAddrs()) == 0 {
+		return
+	}
+	var waits []func() Ping
+	for _, prefix := range p.env.Stack.prefixes() {
+		if ip := prefix.Addr(); p.env.hostReaches(ip) {
+			waits = append(waits, pingFromHost(ip, pingLimit))
+		}
+	}
+	pings := make([]Ping, len(waits))
+	for i, wait := range waits {
+		p.Go(func() { pings[i] = wait() })
+	}
+	p.env.Observed.ToStack = pings
+}
+
+// hostReaches reports whether the host has an address in the network of ip on the tap.
+func (e *Environment) hostReaches(ip netip.Addr) bool {
+	return !ip.IsLinkLocalUnicast() && slices.ContainsFunc(e.HostAddrs(), func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
 // nextHops returns whom the stack sends its frames to: the host's addresses in its

@@ -19,6 +19,8 @@ type station interface {
 	icmp(ctx context.Context, network string) (control.ICMPConn, error)
 	// dial connects as control.Client.DialContext does.
 	dial(ctx context.Context, network, address string) (net.Conn, error)
+	// forget has a neighbour asked for anew that was learned; one that was set stays.
+	forget(ctx context.Context, ip netip.Addr)
 	close() error
 }
 
@@ -44,6 +46,18 @@ func (d daemonStation) icmp(ctx context.Context, network string) (control.ICMPCo
 
 func (d daemonStation) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return d.client.DialContext(ctx, network, address)
+}
+
+func (d daemonStation) forget(ctx context.Context, ip netip.Addr) {
+	all, err := d.client.Neighbours(ctx)
+	if err != nil {
+		return
+	}
+	for _, n := range all {
+		if n.IP == ip && n.State != "permanent" {
+			d.client.DelNeighbour(ctx, ip) // one that is gone meanwhile is as good
+		}
+	}
 }
 
 func (daemonStation) close() error { return nil }
@@ -92,9 +106,9 @@ func freeIn(host netip.Prefix, env *Environment) (netip.Addr, bool) {
 	for _, p := range env.HostAddrs() {
 		taken[p.Addr()] = true
 	}
-	for _, n := range env.Neighbours {
-		if ip, ok := netip.AddrFromSlice(n.IP); ok {
-			taken[ip.Unmap()] = true
+	if env.Master() != nil { // else nobody but the stack could have one
+		for _, n := range env.hostNeighbours() {
+			taken[n.ip] = true
 		}
 	}
 	// What `ustack up` takes by default is one below its host.
@@ -150,6 +164,8 @@ func (o *ownStation) icmp(_ context.Context, network string) (control.ICMPConn, 
 func (o *ownStation) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return o.DialContext(ctx, network, address)
 }
+
+func (*ownStation) forget(context.Context, netip.Addr) {} // it knows nobody yet
 
 func (o *ownStation) close() error { return o.Close() }
 

@@ -84,6 +84,9 @@ func (d *daemon) run(stop, hurry context.Context) (err error) {
 	case <-stop.Done():
 		return nil
 	case <-d.stack.Done():
+		if err := leaveLastEnd(d.set.socket, d.device.Info().Name, d.stack.Err()); err != nil {
+			d.log.Debug("why the link ended is not left for doctor", "err", err)
+		}
 		return fmt.Errorf("the link %s ended: %w: start ustack again once it is back", d.device.Info().Name, d.stack.Err())
 	case err := <-d.served:
 		d.served = nil
@@ -109,6 +112,9 @@ func (d *daemon) listen(context.Context) error {
 		return err
 	}
 	d.server = server
+	if err := forgetLastEnd(path); err != nil {
+		d.log.Debug("the end of the last link is still there for doctor", "err", err)
+	}
 	return d.listenMetrics()
 }
 

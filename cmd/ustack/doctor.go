@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -63,7 +64,9 @@ func (a *app) doctorConfig(ctx context.Context, f *doctorFlags) (cfg doctor.Conf
 	text := f.link
 	if text == "" {
 		text = defaultLink
-		// That no daemon answers is a matter for the examination.
+		// That no daemon answers, or not in time, is a matter for the examination.
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
 		if links, err := cfg.Client.Links(ctx); err == nil {
 			for _, l := range links {
 				if l.Kind == kindTap {
@@ -87,6 +90,7 @@ func (a *app) doctorConfig(ctx context.Context, f *doctorFlags) (cfg doctor.Conf
 		cfg.Addrs = append(cfg.Addrs, p)
 	}
 	cfg.HardwareAddr = stableMAC(cfg.Link.Name)
+	cfg.LastEnd = readLastEnd(cfg.Client.Path, cfg.Link.Name)
 	return cfg, nil
 }
 

@@ -1,0 +1,63 @@
+package doctor
+
+import (
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+)
+
+// CauseMTU is the cause of sizes that do not fit each other.
+const CauseMTU = "mtu-mismatch"
+
+// sizeChecks look at how long a frame may be on the way.
+func sizeChecks() []Check {
+	return []Check{
+		{Cause: CauseMTU, About: "the MTUs agree", After: append(noPath(), CauseOffload), Find: findMTU},
+	}
+}
+
+// findMTU compares the MTU of the tap with that of the stack and with those of its
+// fellow ports: a bridge drops what is too long for a port, and tells nobody
+// (is_skb_forwardable in net/bridge/br_forward.c).
+func findMTU(env *Environment) (all []Finding, err error) {
+	tap := env.Tap()
+	if s := env.Stack; s != nil && s.Link.MTU != tap.MTU {
+		f := Finding{
+			Title:    fmt.Sprintf("the stack's MTU is %d and that of %s is %d", s.Link.MTU, env.Link, tap.MTU),
+			Evidence: []string{fmt.Sprintf("ustack link: mtu %d; ip link show %s: mtu %d", s.Link.MTU, env.Link, tap.MTU)},
+		}
+		cmd := fmt.Sprintf("ip link set dev %s mtu %d", env.Link, s.Link.MTU)
+		f.Remedy = []string{cmd, fmt.Sprintf("or start the daemon again with --mtu %d", tap.MTU)}
+		f.Fix = []Step{{cmd, func() error { return netlink.LinkSetMTU(tap, s.Link.MTU) }}}
+		all = append(all, f)
+	}
+	if m := env.Master(); m != nil {
+		for _, port := range env.Ports(m) {
+			if a := port.Attrs(); a.MTU < tap.MTU {
+				all = append(all, Finding{
+					Title: fmt.Sprintf("the port %s of %s takes %d bytes, and %s sends up to %d: longer frames are dropped without a word", a.Name, m.Attrs().Name, a.MTU, env.Link, tap.MTU),
+					Link:  a.Name,
+					Evidence: []string{
+						fmt.Sprintf("ip link show: %s mtu %d, %s mtu %d", a.Name, a.MTU, env.Link, tap.MTU),
+					},
+					Remedy: []string{
+						fmt.Sprintf("ip link set dev %s mtu %d   # if all that is beyond can take it", a.Name, tap.MTU),
+						fmt.Sprintf("or start the daemon with --mtu %d", a.MTU),
+					},
+				})
+			}
+		}
+	}
+	if env.Observed != nil && env.Mode == ModeProgram {
+		for _, f := range env.fromTap() {
+			if f.Len > tap.MTU+headerLen+4 { // 4: a VLAN tag
+				return append(all, Finding{
+					Title:    fmt.Sprintf("%s writes frames longer than the MTU of %s", env.Holder(), env.Link),
+					Evidence: []string{fmt.Sprintf("a frame has %d bytes, and the MTU is %d: %s", f.Len, tap.MTU, describe(f))},
+					Remedy:   []string{fmt.Sprintf("have the program keep to %d bytes, or: ip link set dev %s mtu %d", tap.MTU, env.Link, f.Len-headerLen)},
+				}), nil
+			}
+		}
+	}
+	return all, nil
+}
