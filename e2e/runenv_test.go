@@ -52,6 +52,10 @@ except OSError as e: print(e.errno)'`, `^STACK4\n255\.255\.255\.0\n19\n`},
 	{"seccomp forbidden", denied("seccomp EPERM"), `profile has to allow seccomp.*\n126`},
 	{"no pidfd_getfd", denied("pidfd_getfd EPERM"), `profile has to allow pidfd_open.*\n126`},
 	{"no process_vm_readv", denied("process_vm_readv EPERM"), `profile has to allow .*process_vm_readv.*\n126`},
+	{"raw and packet sockets", `$U run python3 -c 'import socket as s
+for f, t, p in (2, 3, 255), (2, 3, 6), (17, 3, 3), (17, 3, 3):
+    try: s.socket(f, t, p); print("ok")
+    except OSError as e: print(e.errno)' 2>&1`, `raw IP sockets .*protocol 255.*93\n.*protocol 6\)\n93\n.*packet sockets see [^\n]*\nok\nok\n\z`},
 	{"nested", `$U run $U run true 2>&1; echo $?`, `cannot run inside ustack run.*\n126`},
 	{"left behind", `$U run bash -c '(until [ -e D/go ]; do sleep 0.05; done; curl -sS http://HOST4/n/late >D/late) >/dev/null 2>&1 & echo begun'
 		touch D/go; until [ -s D/late ]; do sleep 0.05; done; cat D/late`, `^begun\n/n/late`},

@@ -87,7 +87,8 @@ func (a *arch) filter() []unix.SockFilter {
 	load(low(0)) // socket(domain, type, protocol)
 	mark("socket")
 	jump(unix.BPF_JEQ, unix.AF_INET, "notify", "")
-	jump(unix.BPF_JEQ, unix.AF_INET6, "notify", "allow")
+	jump(unix.BPF_JEQ, unix.AF_INET6, "notify", "")
+	jump(unix.BPF_JEQ, unix.AF_PACKET, "notify", "allow") // to warn of it
 
 	load(low(4)) // sendto and recvfrom(fd, buf, len, flags, addr, addrlen)
 	mark("data")

@@ -56,6 +56,7 @@ func TestFilter(t *testing.T) {
 			{sysSocket, []uint64{unix.AF_INET, unix.SOCK_STREAM, 0}, retNotify},
 			{sysSocket, []uint64{unix.AF_INET6, unix.SOCK_DGRAM, 0}, retNotify},
 			{sysSocket, []uint64{unix.AF_UNIX, unix.SOCK_STREAM, 0}, retAllow},
+			{sysSocket, []uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}, retNotify},
 			{sysSocket, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, 0}, retAllow},
 			{sysSocket, []uint64{1<<32 | unix.AF_INET, unix.SOCK_STREAM, 0}, retNotify}, // an int: the kernel ignores the upper half
 			{sysConnect, []uint64{3, ptr, 16}, retNotify},

@@ -160,6 +160,12 @@ func (sup *supervisor) newSocket(domain, typ, proto int) (*socket, int, syscall.
 // socketCall is socket(2).
 func (sup *supervisor) socketCall(c *call) verdict {
 	domain, typ, proto := int(int32(c.args[0])), int(int32(c.args[1])), int(int32(c.args[2]))
+	if domain == unix.AF_PACKET {
+		if sup.cfg.Net {
+			sup.say("packet sockets see an interface without a packet here: frames are the stack's own")
+		}
+		return native
+	}
 	flags := typ & (unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC)
 	if typ &^= flags; typ&^0xf != 0 {
 		return fail(unix.EINVAL)
@@ -172,7 +178,11 @@ func (sup *supervisor) socketCall(c *call) verdict {
 		if proto == unix.IPPROTO_MPTCP { // whoever tries it goes on with TCP
 			return fail(errno)
 		}
-		sup.unsupported("socket", "domain %d, type %d, protocol %d", domain, typ, proto)
+		if typ == unix.SOCK_RAW {
+			sup.say("raw IP sockets are not emulated, but for ICMP's (protocol %d)", proto)
+		} else {
+			sup.say("socket: domain %d, type %d, protocol %d is not emulated", domain, typ, proto)
+		}
 		return fail(errno)
 	}
 	defer unix.Close(fd)

@@ -8,16 +8,22 @@ import (
 	"sync"
 )
 
-// told remembers what was said about calls that are not emulated.
+// told remembers what was said about kinds of sockets.
 type told struct {
 	mu   sync.Mutex
 	said map[string]bool
 }
 
-// unsupported names a call that is not emulated on standard error: kinds of sockets once, and
-// where the program runs verbosely everything each time.
+// unsupported names an option that is not emulated on standard error, where the program runs verbosely.
 func (sup *supervisor) unsupported(call, format string, args ...any) {
-	text := call + ": " + fmt.Sprintf(format, args...)
+	if sup.cfg.Verbose {
+		fmt.Fprintf(os.Stderr, "ustack: %s: %s is not emulated\n", call, fmt.Sprintf(format, args...))
+	}
+}
+
+// say tells of a kind of sockets on standard error: once, and where the program runs verbosely each time.
+func (sup *supervisor) say(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
 	if !sup.cfg.Verbose {
 		sup.told.mu.Lock()
 		said := sup.told.said[text]
@@ -26,11 +32,11 @@ func (sup *supervisor) unsupported(call, format string, args ...any) {
 		}
 		sup.told.said[text] = true
 		sup.told.mu.Unlock()
-		if said || call != string(sysSocket) {
+		if said {
 			return
 		}
 	}
-	fmt.Fprintf(os.Stderr, "ustack: %s is not emulated\n", text)
+	fmt.Fprintf(os.Stderr, "ustack: %s\n", text)
 }
 
 // summary tells how often each call was passed to the supervisor.
