@@ -172,3 +172,35 @@ func TestSocketCounts(t *testing.T) {
 		}
 	}
 }
+
+// A count of many sockets is not made again at once.
+func TestSocketCountsTakeTheirTime(t *testing.T) {
+	begin := time.Now()
+	end := begin.Add(5 * time.Millisecond)
+	if until := holdUntil([]SocketCount{{"tcp", "ESTAB", 900}, {"udp", "ESTAB", 100}}, begin, end); !until.IsZero() {
+		t.Errorf("few sockets: held until %v", until)
+	}
+	if until := holdUntil([]SocketCount{{"tcp", "ESTAB", 901}, {"udp", "ESTAB", 100}}, begin, end); until.Sub(end) != 500*time.Millisecond {
+		t.Errorf("many sockets: held for %v", until.Sub(end))
+	}
+	a, _ := pair(t, link.PipeConfig{})
+	held := []SocketCount{{"tcp", "ESTAB", 2000}}
+	set := func(until time.Time) {
+		a.counted.mu.Lock()
+		defer a.counted.mu.Unlock()
+		a.counted.counts, a.counted.until = held, until
+	}
+	set(time.Now().Add(time.Hour))
+	got := a.SocketCounts()
+	if !slices.Equal(got, held) {
+		t.Errorf("%v, want %v", got, held)
+	}
+	got[0].Count = 5 // the caller's
+	if a.SocketCounts()[0].Count != 2000 {
+		t.Error("the count is shared")
+	}
+	set(time.Now().Add(-time.Second))
+	if got := a.SocketCounts(); slices.Equal(got, held) {
+		t.Errorf("%v is held too long", got)
+	}
+}

@@ -2,7 +2,10 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 	"sort"
+	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -55,8 +58,41 @@ type SocketCount struct {
 }
 
 // SocketCounts counts the sockets in every state there is, in an order that stays the
-// same. It is for those who ask often: unlike Sockets it takes no lock of a connection.
+// same. It is for those who ask often: it takes no lock of a connection, as Sockets does, and
+// with more than a thousand sockets no more than a hundredth of the time: until then it
+// answers what it found last.
 func (s *Stack) SocketCounts() []SocketCount {
+	c := &s.counted
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if begin := time.Now(); begin.After(c.until) {
+		c.counts = s.countSockets()
+		c.until = holdUntil(c.counts, begin, time.Now())
+	}
+	return slices.Clone(c.counts)
+}
+
+// A lastCount is what SocketCounts found last. netstack lists its sockets under a lock that
+// new connections wait for.
+type lastCount struct {
+	mu     sync.Mutex
+	counts []SocketCount
+	until  time.Time
+}
+
+// holdUntil says how long a count is good that was made between two times.
+func holdUntil(counts []SocketCount, begin, end time.Time) time.Time {
+	n := 0
+	for _, c := range counts {
+		n += c.Count
+	}
+	if n <= 1000 {
+		return time.Time{}
+	}
+	return end.Add(100 * end.Sub(begin))
+}
+
+func (s *Stack) countSockets() []SocketCount {
 	var all []SocketCount
 	at := make(map[[2]string]int)
 	add := func(network, state string) {

@@ -103,6 +103,7 @@ type Stack struct {
 	icmp6     icmp6Conns
 	icmpOpen  atomic.Int64 // open ICMP sockets
 	connects  connectTimes
+	counted   lastCount
 	warn      warnings
 	observers *link.Observers
 
@@ -274,11 +275,12 @@ func (s *Stack) draining() int {
 
 // endpoints returns the transport endpoints that are in use or being cleaned up.
 func (s *Stack) endpoints() []gstack.TransportEndpoint {
-	seen := make(map[gstack.TransportEndpoint]bool)
-	var all []gstack.TransportEndpoint
-	for _, e := range append(s.ns.RegisteredEndpoints(), s.ns.CleanupEndpoints()...) {
-		if !seen[e] {
-			seen[e] = true
+	found := append(s.ns.RegisteredEndpoints(), s.ns.CleanupEndpoints()...)
+	seen := make(map[gstack.TransportEndpoint]struct{}, len(found))
+	all := found[:0]
+	for _, e := range found {
+		if _, ok := seen[e]; !ok {
+			seen[e] = struct{}{}
 			all = append(all, e)
 		}
 	}
