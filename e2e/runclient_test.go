@@ -358,6 +358,26 @@ func TestRunSSH(t *testing.T) {
 	}
 }
 
+// The server of an active FTP client connects to what the client listens on.
+func TestRunActiveFTP(t *testing.T) {
+	t.Parallel()
+	s := theSide(t)
+	_, hash := s.file(t, "some", 3<<20)
+	if err := os.Mkdir(filepath.Join(s.dir, "nothing"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(s.dir, "vsftpd.conf")
+	writeFile(t, conf, strings.ReplaceAll("listen=YES\nanonymous_enable=YES\nno_anon_password=YES\nftp_username=bin\nbackground=NO\nseccomp_sandbox=NO\n"+
+		"connect_from_port_20=YES\nanon_root=D/www\nsecure_chroot_dir=D/nothing\n", "D/", s.dir+"/"))
+	p := s.host.Start(t, "vsftpd", conf)
+	listens(t, s.host, p, host4+":21")
+	for i, how := range []string{"", "-P -", "--ftp-pasv --no-epsv", "-P - --no-eprt"} {
+		to := filepath.Join(s.dir, fmt.Sprint("got", i))
+		s.okSh(t, "curl -sS "+how+" -o "+to+" ftp://"+host4+"/some")
+		same(t, "curl "+how, to, hash, 3<<20)
+	}
+}
+
 // Clients of servers that have a protocol of their own.
 func TestRunOtherClients(t *testing.T) {
 	t.Parallel()

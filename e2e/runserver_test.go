@@ -191,7 +191,7 @@ func TestRunServers(t *testing.T) {
 	t.Parallel()
 	s := theSide(t)
 	s.file(t, "some", 3<<20)
-	replace := strings.NewReplacer("STACK4", stack4, "STACK6", stack6, "DIR", s.dir, "NAME", web)
+	replace := strings.NewReplacer("STACK4", stack4, "STACK6", stack6, "HOST4", host4, "DIR", s.dir, "NAME", web)
 	for _, c := range []struct {
 		name, server string
 		// port is what the server listens on, or line is what it prints then.
@@ -246,6 +246,19 @@ class H(socketserver.BaseRequestHandler):
     def handle(self): self.request[1].sendto(b"%s %s" % (self.client_address[0].encode(), self.request[0]), self.client_address)
 s = socketserver.ThreadingUDPServer(("", 8019), H); print("ready"); s.serve_forever()'`, line: `ready`,
 			client: `echo hello | nc.openbsd -u -w 1 STACK4 8019`, want: `10\.0\.0\.5 hello\n`},
+		{name: "haproxy", server: `cat DIR/key.pem DIR/cert.pem >DIR/both.pem; printf '%s\n' defaults 'mode http' 'timeout connect 5s' 'timeout client 30s' 'timeout server 30s' \
+			'frontend f' 'bind :8024' 'bind :8025 ssl crt DIR/both.pem' 'default_backend b' 'backend b' 'option httpchk GET /' 'server a HOST4:80 check inter 100ms' 'server b NAME:80 check inter 100ms' >DIR/haproxy.cfg
+			haproxy -db -f DIR/haproxy.cfg`, port: "8025",
+			client: `curl -sS http://STACK4:8024/ && curl -sS -k https://STACK4:8025/some | cmp - DIR/www/some && for i in {1..50}; do curl -sS http://STACK4:8024/n/$i; done | wc -l`, want: page + `50\n`},
+		{name: "unbound", server: `printf '%s\n' server: 'interface: 0.0.0.0@8026' 'interface: ::@8026' 'access-control: ::/0 allow' 'access-control: 0.0.0.0/0 allow' 'use-syslog: no' 'username: ""' 'chroot: ""' \
+			'pidfile: ""' 'directory: "DIR"' 'num-threads: 2' 'module-config: "iterator"' 'interface-automatic: no' forward-zone: 'name: "."' 'forward-addr: HOST4' >DIR/unbound.conf
+			unbound -d -c DIR/unbound.conf`, port: "8026",
+			client: `dig +short -p 8026 @STACK4 NAME; dig +short +tcp -p 8026 @STACK4 NAME; dig +short -p 8026 @STACK6 NAME; for i in {1..20}; do dig +short +tries=1 +time=5 -p 8026 @STACK4 NAME; done | grep -c HOST4`, want: `(10\.0\.0\.5\n){3}20\n`},
+		{name: "chronyd", server: `printf '%s\n' 'local stratum 3' 'allow all' 'port 8027' 'cmdport 0' 'bindcmdaddress /' 'pidfile DIR/chronyd' >DIR/chrony.conf; chronyd -d -x -u root -f DIR/chrony.conf`, line: `Disabled control of system clock`,
+			client: `chronyd -Q -t 20 -u root 'server STACK4 port 8027 iburst' 'cmdport 0' 'bindcmdaddress /' 'pidfile DIR/chronyc' 2>&1 | grep -o 'System clock wrong by -*0\.00'`, want: `System clock wrong by -?0\.00\n`},
+		{name: "vsftpd", server: `mkdir DIR/nothing; printf '%s\n' listen=YES listen_port=8028 anonymous_enable=YES no_anon_password=YES anon_root=DIR/www secure_chroot_dir=DIR/nothing background=NO ftp_username=bin \
+			seccomp_sandbox=NO connect_from_port_20=NO >DIR/vsftpd.conf; vsftpd DIR/vsftpd.conf`, port: "8028",
+			client: `curl -sS ftp://STACK4:8028/index.html; for how in '' '-P -'; do curl -sS $how ftp://STACK4:8028/some | cmp - DIR/www/some; done`, want: page},
 		{name: "two on one port", server: `GO serve :8020 & GO serve STACK4:8021 & wait`, port: "8021",
 			client: `curl -sS http://STACK4:8020/ http://STACK4:8021/`, want: `hello from a static server\nhello from a static server\n`},
 		{name: "netcat to a program of another run", server: `python3 -u -m http.server -b 127.0.0.1 -d DIR/www 8022 & until curl -sS http://127.0.0.1:8022/ >/dev/null; do sleep 0.05; done; socat TCP-LISTEN:8023,fork,reuseaddr TCP:127.0.0.1:8022`, port: "8023",

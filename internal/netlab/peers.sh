@@ -13,6 +13,7 @@ packages=(
 	passt slirp4netns
 	busybox-static python3 nodejs git openssh-client openssh-server bind9-dnsutils
 	iperf3 wrk apache2-utils strace rsync redis-server redis-tools memcached
+	haproxy unbound chrony vsftpd
 )
 # What has to run in the end, by its name inside the packages.
 programs=(
@@ -21,6 +22,7 @@ programs=(
 	pasta slirp4netns
 	busybox python3 node git ssh ssh-keygen sftp sshd dig
 	iperf3 wrk ab strace rsync redis-server redis-cli memcached
+	haproxy unbound chronyd vsftpd
 )
 # What some of them find by an absolute path otherwise; $d is the folder of the peers.
 declare -A environment=(
