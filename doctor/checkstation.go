@@ -181,7 +181,11 @@ func findWrongMAC(env *Environment) (all []Finding, err error) {
 			}
 		}
 		if f.Evidence = append(f.Evidence, env.missent(ip, false, host.Attrs().HardwareAddr)...); len(f.Evidence) > 0 {
-			f.Evidence = append(f.Evidence, "the kernel drops what is for another MAC as OTHERHOST (ip_rcv_core)")
+			if d := env.dropped("OTHERHOST"); d != "" {
+				f.Evidence = append(f.Evidence, d)
+			} else {
+				f.Evidence = append(f.Evidence, "the kernel drops what is for another MAC as OTHERHOST (ip_rcv_core)")
+			}
 			f.Remedy = []string{fmt.Sprintf("ustack neigh del %s   # it is then asked for by ARP", ip)}
 			all = append(all, f)
 		}
@@ -346,6 +350,9 @@ func findUnexplained(env *Environment) ([]Finding, error) {
 		return none()
 	}
 	f.Title = "pings stay unanswered, and no cause that is known here"
+	for _, d := range env.Observed.Dropped {
+		f.Evidence = append(f.Evidence, d.String())
+	}
 	f.Remedy = []string{"ustack stats; nft list ruleset; sysctl net.ipv4.icmp_echo_ignore_all", "tcpdump -eni " + env.Link}
 	return one(f)
 }

@@ -45,6 +45,11 @@ type Config struct {
 	Program bool
 	// Logger is told what is looked at; nil discards.
 	Logger *slog.Logger
+
+	// pid is that of the daemon that answered, on whatever link; 0 where none did, and
+	// then askErr says why.
+	pid    int
+	askErr error
 }
 
 // ErrConfig is wrapped by errors about a Config that could work on no host.
@@ -180,8 +185,10 @@ func (cfg *Config) daemon(ctx context.Context) (*control.Status, error) {
 	st, err := cfg.Client.Status(ctx)
 	if err != nil {
 		cfg.Logger.Debug("no daemon answers", "err", err)
+		cfg.askErr = err
 		return nil, nil
 	}
+	cfg.pid = st.PID
 	for _, l := range st.Links {
 		if l.Kind == "tap" && l.Name == cfg.Link.Name {
 			return &st, nil

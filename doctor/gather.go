@@ -2,8 +2,10 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -44,6 +46,12 @@ func gather(ctx context.Context, cfg *Config, st *control.Status) (*Environment,
 		env.Stack, err = askDaemon(ctx, cfg.Client, st, env.Link)
 	case len(env.Holders) > 0:
 		env.Mode = ModeProgram
+		if slices.ContainsFunc(env.Holders, func(h Holder) bool { return h.PID == cfg.pid }) {
+			env.Program = true // a daemon that switches frames, and has its stack elsewhere
+		}
+	}
+	if cfg.askErr != nil && !errors.Is(cfg.askErr, control.ErrNoDaemon) {
+		env.notef("the daemon was not asked: %v", cfg.askErr)
 	}
 	return env, err
 }

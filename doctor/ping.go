@@ -20,6 +20,10 @@ import (
 // 3 s, the kernel's first answer after a tap was opened may need a second request.
 const pingLimit = 3500 * time.Millisecond
 
+// hostPingLimit is how long the stack may take to answer the host, which is known to be
+// there by then.
+const hostPingLimit = 2 * time.Second
+
 // A Ping is one echo request and what came of it.
 type Ping struct {
 	To netip.Addr

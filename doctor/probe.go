@@ -44,6 +44,9 @@ type Observed struct {
 	// Refused is how many calls of the holders wrote nothing, where none wrote anything;
 	// else 0.
 	Refused uint64
+	// Dropped is what the kernel dropped while pings that had stayed unanswered were sent
+	// again.
+	Dropped []KernelDrop
 	// StackAfter is the stack's side after the probes.
 	StackAfter *Stack
 }
@@ -104,6 +107,9 @@ func probe(ctx context.Context, cfg *Config, env *Environment) (err error) {
 	if w != nil {
 		w.stop()
 		o.Frames, o.Lost = w.seen()
+	}
+	if o.unanswered() {
+		o.Dropped = traceDrops(ctx, p)
 	}
 	o.Took = time.Since(begin)
 	if now := writesOf(env.Holders, "/proc"); now.bytes == wrote.bytes && now.calls > wrote.calls {
@@ -236,7 +242,7 @@ func probeFromHost(_ context.Context, p *probing) {
 	var waits []func() Ping
 	for _, prefix := range p.env.Stack.prefixes() {
 		if ip := prefix.Addr(); p.env.hostReaches(ip) {
-			waits = append(waits, pingFromHost(ip, pingLimit))
+			waits = append(waits, pingFromHost(ip, hostPingLimit))
 		}
 	}
 	pings := make([]Ping, len(waits))

@@ -58,6 +58,8 @@ func (r *Report) WriteJSON(w io.Writer) error {
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", printable(r.Env.summary()))
+	var reasons []string
+	explained := make(map[string][]string)
 	for _, o := range r.Outcomes {
 		switch o.State {
 		case StateOK:
@@ -69,8 +71,14 @@ func (r *Report) WriteText(w io.Writer) error {
 		case StateUnknown:
 			fmt.Fprintf(&b, "-      %s: not known: %s\n", o.Check.Cause, printable(o.Note))
 		case StateExplained:
-			fmt.Fprintf(&b, "-      %s: not looked for because of %s\n", o.Check.Cause, o.Note)
+			if explained[o.Note] == nil {
+				reasons = append(reasons, o.Note)
+			}
+			explained[o.Note] = append(explained[o.Note], o.Check.Cause)
 		}
+	}
+	for _, reason := range reasons {
+		fmt.Fprintf(&b, "-      not looked for because of %s: %s\n", reason, strings.Join(explained[reason], ", "))
 	}
 	for _, note := range r.Env.Notes {
 		fmt.Fprintf(&b, "note   %s\n", printable(note))

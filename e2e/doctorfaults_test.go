@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -388,4 +389,64 @@ func flood(t testing.TB, host *netlab.NS, to string) {
 		}
 	}()
 	t.Cleanup(func() { conn.Close(); <-done })
+}
+
+// What is left when no cause is known: the kernel's own reasons are told.
+func TestDoctorUnexplained(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	d := patient(t, host, "tap:tap0")
+	host.Sysctl(t, "net.ipv4.icmp_echo_ignore_all", "1")
+	onlyCause(t, doctor.CauseUnexplained, host, d)
+	d.terminate(t)
+}
+
+// A daemon of another network namespace is examined where it is.
+func TestDoctorFromElsewhere(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	d := patient(t, host, "tap:tap0")
+	healthy(t, d.apps, d)
+	host.Down(t, "tap0")
+	onlyCause(t, doctor.CauseDown, d.apps, d)
+	d.terminate(t)
+}
+
+// An ordinary user sees less, and is told so; what cannot be looked at is no finding.
+func TestDoctorAsUser(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	u := filepath.Join(scratch(t), "ustack")
+	copyBinary(t, "ustack", u)
+	asUser := func(d *daemon, args ...string) result {
+		t.Helper()
+		sock := "/nonexistent"
+		if d != nil {
+			sock = d.sock
+		}
+		return runIn(t, host, []string{"USTACK_SOCKET=" + sock}, "setpriv",
+			append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", u, "doctor"}, args...)...)
+	}
+	host.Tap(t, "tap2", 0)
+	host.Up(t, "tap2")
+	r := asUser(nil, "--link", "tap:tap2", "--json")
+	if r.code != 1 || !strings.Contains(r.stdout, doctor.CauseNotPermitted) || strings.Count(r.stdout, `"cause"`) != 1 {
+		t.Errorf("another's tap: %v", r)
+	}
+	d := patient(t, host, "tap:tap0", "--socket-mode", "0666")
+	if r = asUser(d); r.code != 0 || !strings.Contains(r.stdout, "run this as root") {
+		t.Errorf("a daemon's tap: %v", r)
+	}
+	d.terminate(t)
+}
+
+// The daemon is a switch, and the tap one of its ports.
+func TestDoctorSwitchPort(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	d := up(t, host, "--port", "tap:tap0", "--addr", stack4+"/24", "--dns", host4)
+	host.Addr(t, "tap0", host4+"/24")
+	answerDNS(t, host, host4+":53")
+	healthy(t, host, d, "--link", "tap:tap0")
+	d.terminate(t)
 }
