@@ -17,6 +17,8 @@ const (
 	DropRxError                // any other error of the wire
 	DropRxLost                 // lost on purpose, see Impair
 	DropRxLimit                // the queue of an impaired wire is full
+	DropRxForeign              // of another network on the same wire: another VNI, another I-SID
+	DropRxFull                 // the kernel's queue for us is full: we read too slowly
 	DropTxShort                // shorter than an Ethernet header
 	DropTxOversize             // longer than the MTU (no GSO type) or than MaxFrame
 	DropTxOffload              // offload metadata invalid or not taken by the device
@@ -29,7 +31,7 @@ const (
 )
 
 var dropNames = [numDrops]string{
-	"rx_short", "rx_oversize", "rx_offload", "rx_error", "rx_lost", "rx_limit",
+	"rx_short", "rx_oversize", "rx_offload", "rx_error", "rx_lost", "rx_limit", "rx_foreign", "rx_full",
 	"tx_short", "tx_oversize", "tx_offload", "tx_down", "tx_full", "tx_error",
 	"tx_lost", "tx_limit",
 }

@@ -23,6 +23,7 @@ func TestParse(t *testing.T) {
 		"tap:x.y,offload=off,driver=water,mtu=9000": {Kind: "tap", Name: "x.y", Options: []Option{
 			{"offload", "off"}, {"driver", "water"}, {"mtu", "9000"},
 		}},
+		"macinmac:eth0,ethertype=0x88b5,header=10,remote=02:00:00:00:00:01": {Kind: "macinmac", Name: "eth0", Options: []Option{{"ethertype", "0x88b5"}, {"header", "10"}, {"remote", "02:00:00:00:00:01"}}},
 		"stream:/run/q.sock":               {Kind: "stream", Name: "/run/q.sock"},
 		"stream:[::1]:7777,listen":         {Kind: "stream", Name: "[::1]:7777", Options: []Option{{"listen", ""}}},
 		"dgram:local=/run/a,remote=/run/b": {Kind: "dgram", Options: []Option{{"local", "/run/a"}, {"remote", "/run/b"}}},
