@@ -121,6 +121,9 @@ func listenUnix(cfg ServerConfig) (*net.UnixListener, fileID, error) {
 	if err == nil && (uid >= 0 || gid >= 0) {
 		err = os.Lchown(path, uid, gid)
 	}
+	if errors.Is(err, fs.ErrPermission) && cfg.Group != "" {
+		err = fmt.Errorf("%w: name a group that you are in (id -G), or run as root", err)
+	}
 	if err == nil && mode != 0o600 {
 		err = os.Chmod(path, mode)
 	}

@@ -311,10 +311,10 @@ func (f *upFlags) resolveSocket(s *settings, from origins) error {
 	if f.socketGroup == "" {
 		return nil
 	}
-	if _, err = user.LookupGroup(f.socketGroup); err != nil {
-		_, err = user.LookupGroupId(f.socketGroup)
+	if _, err = user.LookupGroup(f.socketGroup); err != nil { // a number needs no name, as with chgrp(1)
+		_, err = strconv.ParseInt(f.socketGroup, 10, 32)
 	}
-	if err != nil {
+	if err != nil || f.socketGroup[0] == '-' {
 		return usagef("%s %q: no such group: name one of /etc/group, or its number", from.of("socket-group"), f.socketGroup)
 	}
 	return nil

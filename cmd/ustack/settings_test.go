@@ -98,6 +98,7 @@ func TestResolveErrors(t *testing.T) {
 		{"--socket-mode 999", `--socket-mode "999": write octal permissions`},
 		{"--socket-mode 0060", `--socket-mode "0060": write octal permissions`},
 		{"--socket-group no-such-group", `--socket-group "no-such-group": no such group`},
+		{"--socket-group -1", `--socket-group "-1": no such group`},
 		{"--congestion-control bbr", `--congestion-control "bbr": use reno or cubic`},
 		{"--loss-detection none", `--loss-detection "none": use rack or sack`},
 		{"--memory much", `--memory "much": not a size`},
