@@ -70,6 +70,11 @@ type Event struct {
 	Network       string
 	Local, Remote netip.AddrPort
 	Bytes         int
+	// Socket is equal in the events of one socket, and Number counts its datagrams from 1
+	// as they are queued, and again as they are read: StepSocketIn and StepSocketRead of one
+	// datagram have the same. 0 and nil where that is not known.
+	Socket any
+	Number uint64
 	// Owner is who holds the socket, such as "pid 1234 (curl)", where that is known.
 	Owner string
 }

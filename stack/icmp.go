@@ -53,6 +53,8 @@ type ICMPConn struct {
 	queueMu sync.Mutex
 	queue   []ICMPMessage
 	held    int // bytes of them, messageHead for each included
+	// How many were queued so far, and taken.
+	arrived, left uint64
 }
 
 // messageHead is what a message needs in the queue besides its bytes: the size of an
@@ -214,7 +216,7 @@ func (c *ICMPConn) WriteICMP(data []byte, to netip.Addr) error {
 	if c.ownEcho(msg, to) {
 		return nil
 	}
-	c.observe(link.StepSocketWrite, len(msg), fromAddress(route.LocalAddress()), to, "")
+	c.observe(link.StepSocketWrite, len(msg), fromAddress(route.LocalAddress()), to, 0, "")
 	if err := c.send(route, msg); err != nil {
 		return fail(err)
 	}
@@ -305,13 +307,14 @@ func (c *ICMPConn) put(m ICMPMessage) {
 	defer c.queueMu.Unlock()
 	if c.held > 0 && c.held+size > int(max(c.recv.Load(), leastBuffer)) || c.shut.Load() {
 		c.s.ns.Stats().DroppedPackets.Increment()
-		c.observe(link.StepSocketIn, len(m.Data), m.To, m.From, CounterICMPFull)
+		c.observe(link.StepSocketIn, len(m.Data), m.To, m.From, 0, CounterICMPFull)
 		return
 	}
 	m.Data = bytes.Clone(m.Data)
 	c.queue = append(c.queue, m)
 	c.held += size
-	c.observe(link.StepSocketIn, len(m.Data), m.To, m.From, "")
+	c.arrived++
+	c.observe(link.StepSocketIn, len(m.Data), m.To, m.From, c.arrived, "")
 }
 
 // putLocal is put of a message that did not come from the endpoint.
@@ -332,7 +335,8 @@ func (c *ICMPConn) take() (ICMPMessage, bool) {
 		c.queue = nil
 	}
 	c.held -= messageHead + len(m.Data)
-	c.observe(link.StepSocketRead, len(m.Data), m.To, m.From, "")
+	c.left++
+	c.observe(link.StepSocketRead, len(m.Data), m.To, m.From, c.left, "")
 	return m, true
 }
 

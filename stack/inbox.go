@@ -20,7 +20,9 @@ type inbox struct {
 	head   int    // offset of the oldest
 	used   int    // bytes of all, headers included
 	closed bool
-	err    tcpip.Error // an error that came along, until somebody asks
+	// How many datagrams were queued so far, and taken.
+	arrived, left uint64
+	err           tcpip.Error // an error that came along, until somebody asks
 
 	// While one is received:
 	limit   int
@@ -43,8 +45,8 @@ const (
 
 // receive takes everything out of ep that waits there, and counts what it has no room
 // for: limit bytes, but one datagram always. It calls seen, unless that is nil, with each
-// datagram and whether there was room for it.
-func (in *inbox) receive(ep tcpip.Endpoint, limit int, lost *tcpip.StatCounter, seen func(m UDPMessage, taken bool)) {
+// datagram and its number, which is 0 where there was no room for it.
+func (in *inbox) receive(ep tcpip.Endpoint, limit int, lost *tcpip.StatCounter, seen func(m UDPMessage, number uint64)) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.limit = limit
@@ -54,14 +56,17 @@ func (in *inbox) receive(ep tcpip.Endpoint, limit int, lost *tcpip.StatCounter, 
 		switch terr.(type) {
 		case nil:
 			m := message(res)
-			if m.N = res.Count; seen != nil {
-				seen(m, !in.over)
-			}
+			m.N = res.Count
 			if in.over {
 				lost.Increment()
-				continue
+			} else {
+				in.commit(m)
 			}
-			in.commit(m)
+			if seen != nil && in.over {
+				seen(m, 0)
+			} else if seen != nil {
+				seen(m, in.arrived)
+			}
 		case *tcpip.ErrWouldBlock, *tcpip.ErrClosedForReceive:
 			return
 		default:
@@ -118,6 +123,7 @@ func (in *inbox) commit(m UDPMessage) {
 	h[8], h[9] = putAddr(h[12:28], m.From.Addr()), putAddr(h[28:44], m.To)
 	in.put(in.used, h[:])
 	in.used += in.partial
+	in.arrived++
 	in.peak = max(in.peak, in.used)
 }
 
@@ -200,10 +206,18 @@ func (in *inbox) take(b []byte) (m UDPMessage, err tcpip.Error) {
 	in.get(letterHead, b[:m.N])
 	in.head = (in.head + letterHead + size) % len(in.ring)
 	in.used -= letterHead + size
+	in.left++
 	if in.used == 0 {
 		in.empty()
 	}
 	return m, nil
+}
+
+// taken returns how many datagrams were taken so far.
+func (in *inbox) taken() uint64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.left
 }
 
 // empty gives a ring back that has been too large for some time.

@@ -60,25 +60,29 @@ func (c *TCPConn) observeWrite(n int) {
 }
 
 // observeArrival returns what to call with the datagrams that arrive, or nil.
-func (c *UDPConn) observeArrival() func(m UDPMessage, taken bool) {
+func (c *UDPConn) observeArrival() func(m UDPMessage, number uint64) {
 	w := c.s.observers.Watching()
 	if w == nil {
 		return nil
 	}
-	return func(m UDPMessage, taken bool) {
-		ev := link.Event{Step: link.StepSocketIn, Network: "udp", Local: c.localFor(m.To), Remote: m.From, Bytes: m.N}
-		if !taken {
+	return func(m UDPMessage, number uint64) {
+		ev := link.Event{
+			Step: link.StepSocketIn, Network: "udp", Local: c.localFor(m.To), Remote: m.From, Bytes: m.N,
+			Socket: c, Number: number,
+		}
+		if number == 0 {
 			ev.Drop = CounterUDPFull
 		}
 		w.Observe(&ev)
 	}
 }
 
-// observeTaken tells of a datagram that was read.
+// observeTaken tells of the datagram that was read last. readMu is held.
 func (c *UDPConn) observeTaken(m UDPMessage) {
 	if w := c.s.observers.Watching(); w != nil {
 		w.Observe(&link.Event{
 			Step: link.StepSocketRead, Network: "udp", Local: c.localFor(m.To), Remote: m.From, Bytes: m.N,
+			Socket: c, Number: c.inbox.taken(),
 		})
 	}
 }
@@ -110,14 +114,14 @@ func (c *UDPConn) localFor(ip netip.Addr) netip.AddrPort {
 	return local
 }
 
-// observe tells of an ICMP message.
-func (c *ICMPConn) observe(step link.Step, n int, local, remote netip.Addr, drop string) {
+// observe tells of an ICMP message, and its number if it was queued.
+func (c *ICMPConn) observe(step link.Step, n int, local, remote netip.Addr, number uint64, drop string) {
 	w := c.s.observers.Watching()
 	if w == nil {
 		return
 	}
 	w.Observe(&link.Event{
-		Step: step, Network: "icmp", Bytes: n, Drop: drop,
+		Step: step, Network: "icmp", Bytes: n, Drop: drop, Socket: c, Number: number,
 		Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(remote, 0),
 	})
 }

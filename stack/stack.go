@@ -106,6 +106,7 @@ type Stack struct {
 	counted   lastCount
 	warn      warnings
 	observers *link.Observers
+	drain     drain
 
 	closeOnce sync.Once
 	closeErr  error
@@ -297,6 +298,7 @@ func (s *Stack) Close() error {
 		s.abort()
 		// … then the wire: netstack must not be left with a reader, see tapendpoint.
 		s.closeErr = s.ep.Stop()
+		s.drain.end()
 		s.conns.end()
 		s.mem.end()
 		s.ns.Close()

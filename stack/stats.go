@@ -98,8 +98,30 @@ func (s *Stack) Counters() map[string]uint64 {
 	return out
 }
 
-// collect walks a struct of counters.
+// collect reads a struct of counters.
 func collect(v reflect.Value, path string, out map[string]uint64) {
+	walkCounters(v, path, func(name string, c counter) { out[name] = c.Value() })
+}
+
+// A counter is a counter of netstack's.
+type counter interface{ Value() uint64 }
+
+// A sumCounter is counters by what the wire named: their sum is enough.
+type sumCounter struct{ *tcpip.IntegralStatCounterMap }
+
+// Value implements counter.
+func (m sumCounter) Value() uint64 {
+	var sum uint64
+	for _, key := range m.Keys() {
+		if n, ok := m.Get(key); ok {
+			sum += n.Value()
+		}
+	}
+	return sum
+}
+
+// walkCounters calls f with every counter of a struct.
+func walkCounters(v reflect.Value, path string, f func(name string, c counter)) {
 	if v.Kind() == reflect.Pointer && v.IsNil() || !v.CanInterface() {
 		return
 	}
@@ -109,30 +131,24 @@ func collect(v reflect.Value, path string, out map[string]uint64) {
 	}
 	switch c := here.(type) {
 	case *tcpip.StatCounter:
-		out[strings.TrimSuffix(path, ".")] = c.Value()
+		f(strings.TrimSuffix(path, "."), c)
 		return
-	case *tcpip.IntegralStatCounterMap: // by what the wire named: their sum is enough
-		var sum uint64
-		for _, key := range c.Keys() {
-			if n, ok := c.Get(key); ok {
-				sum += n.Value()
-			}
-		}
-		out[strings.TrimSuffix(path, ".")] = sum
+	case *tcpip.IntegralStatCounterMap:
+		f(strings.TrimSuffix(path, "."), sumCounter{c})
 		return
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		collect(v.Elem(), path, out)
+		walkCounters(v.Elem(), path, f)
 	case reflect.Struct:
 		t := v.Type()
 		for i := range t.NumField() {
-			if f := t.Field(i); f.IsExported() && f.Name != "NICs" { // the sum over all interfaces, loopback's included
+			if sf := t.Field(i); sf.IsExported() && sf.Name != "NICs" { // the sum over all interfaces, loopback's included
 				p := path
-				if !f.Anonymous {
-					p += snake(f.Name) + "."
+				if !sf.Anonymous {
+					p += snake(sf.Name) + "."
 				}
-				collect(v.Field(i), p, out)
+				walkCounters(v.Field(i), p, f)
 			}
 		}
 	}
