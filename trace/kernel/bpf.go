@@ -15,8 +15,8 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// maps are what the programs share.
-type maps struct {
+// shared is what the programs share.
+type shared struct {
 	ring *ebpf.Map // of records
 	lost *ebpf.Map // one counter: records that found no place
 }
@@ -28,7 +28,7 @@ type bpfFeed struct {
 	record  ringbuf.Record // buffer of read
 
 	mu     sync.Mutex // guards what follows against close
-	maps   maps
+	maps   shared
 	progs  []*ebpf.Program
 	links  []link.Link
 	closed bool

@@ -48,6 +48,7 @@ func (d *decoder) decode(b []byte) (Event, bool) {
 		e.VLANProto, e.VLAN = be16(recVLANProto), u16(recVLANTCI)
 	}
 	e.InIndex = int(u32(recIIF))
+	e.Socket = e.Step == CopyOut && e.IfIndex == 0
 	if e.Dev == "" && e.IfIndex == 0 {
 		e.IfIndex = e.InIndex
 	}

@@ -3,8 +3,10 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,8 +19,8 @@ type devices struct {
 	read  time.Time // when known was read
 }
 
-// relist is how soon a name that is not known lets the lists be read again.
-const relist = 50 * time.Millisecond
+// relist is how soon a new device is found.
+const relist = 100 * time.Millisecond
 
 // devicesOf opens the lists of namespaces: the caller's own, or those that some
 // process is in.
@@ -54,19 +56,15 @@ func deviceList(inode uint64) (*os.File, error) {
 }
 
 // has reports whether a device of that name is in one of the namespaces.
-func (d *devices) has(name string) bool {
-	if d == nil || d.known[name] {
-		return true
-	}
-	if now := time.Now(); now.Sub(d.read) >= relist {
-		d.read = now
-		d.list()
-	}
-	return d.known[name]
-}
+func (d *devices) has(name string) bool { return d == nil || d.known[name] }
 
-func (d *devices) list() {
-	d.known = make(map[string]bool)
+// refresh reads the lists again if they are old, and reports whether they changed.
+func (d *devices) refresh() bool {
+	if d == nil || time.Since(d.read) < relist {
+		return false
+	}
+	before := d.known
+	d.read, d.known = time.Now(), make(map[string]bool)
 	buf := make([]byte, 64<<10)
 	for _, f := range d.files {
 		var text []byte
@@ -83,6 +81,28 @@ func (d *devices) list() {
 			}
 		}
 	}
+	return !maps.Equal(before, d.known)
+}
+
+// filter is an expression of tracefs that admits these devices; "0" removes the filter
+// where they are too many, or a name does not fit into one.
+func (d *devices) filter() string {
+	const (
+		none    = "0"
+		longest = 2048
+	)
+	var terms []string
+	for _, name := range slices.Sorted(maps.Keys(d.known)) {
+		if strings.ContainsAny(name, "\"\\") {
+			return none
+		}
+		terms = append(terms, `name == "`+name+`"`)
+	}
+	filter := strings.Join(terms, " || ")
+	if filter == "" || len(filter) > longest {
+		return none
+	}
+	return filter
 }
 
 func (d *devices) close() error {

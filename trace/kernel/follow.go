@@ -116,7 +116,12 @@ func (e *Event) Text() string {
 	case Consume:
 		return e.consumed(dev) + where
 	case CopyOut:
+		if e.Socket {
+			return fmt.Sprintf("read from its socket by process %d (%s)", e.PID, e.Comm)
+		}
 		return fmt.Sprintf("read from %s by process %d (%s)", dev, e.PID, e.Comm)
+	case TCPTake:
+		return "taken by its TCP connection"
 	case ICMPSend:
 		return fmt.Sprintf("answered with ICMP type %d code %d", e.ICMPType, e.ICMPCode)
 	case TCPReset:

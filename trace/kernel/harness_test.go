@@ -116,6 +116,13 @@ func (l *tail) until(t *testing.T, what string, is func(Event) bool) []Event {
 	}
 }
 
+// has reports whether there was such an event.
+func (l *tail) has(is func(Event) bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.events, is)
+}
+
 func list(events []Event) string {
 	var b strings.Builder
 	for _, e := range events[max(0, len(events)-40):] {

@@ -7,7 +7,9 @@
 // tracepoints; they are assembled at run time from the kernel's own BTF, so that no
 // compiler and no kernel headers are needed, and they leave out other namespaces
 // inside the kernel. Without it, an instance of tracefs of our own gives the same
-// steps as text: no head of the frame, no namespace, times in microseconds.
+// steps as text: no head of the frame, times in microseconds, and of namespaces only
+// the names of their devices. What is told of a buffer alone, such as a drop, has the device
+// on which it was just before; else it is left out, but for a tap that is down.
 // Lockdown allows both where it denies kprobes and fentry.
 //
 // Event.Text says a step in words; a Follower recognises a packet at all its steps, on
@@ -55,7 +57,8 @@ const (
 	Receive   = "netif_receive_skb"       // received by the stack, or by a bridge's port
 	Drop      = "kfree_skb"               // dropped: Reason, Where
 	Consume   = "consume_skb"             // done with, without a drop: Where
-	CopyOut   = "skb_copy_datagram_iovec" // copied to a process: the reader of a tap
+	CopyOut   = "skb_copy_datagram_iovec" // copied to a process that reads a tap or, with Socket, a socket
+	TCPTake   = "tcp_probe"               // taken by the TCP connection it is for
 	ICMPSend  = "icmp_send"               // answered with an ICMP error: ICMPType, ICMPCode
 	TCPReset  = "tcp_send_reset"          // answered with a TCP reset: Reason
 )
@@ -130,7 +133,8 @@ type Event struct {
 	ICMPType uint8  // of ICMPSend
 	ICMPCode uint8
 	PID      int    // of CopyOut, the process that reads, as the first PID namespace counts
-	Comm     string // its name
+	Comm     string // the name of its thread
+	Socket   bool   // of CopyOut: it reads a socket; UDP's reads are mostly not told
 }
 
 // A Source gives the events. Read is for one goroutine at a time; the other methods

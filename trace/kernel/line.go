@@ -13,7 +13,7 @@ import (
 //	curl-14417   [001] b.... 22470.808787: net_dev_queue: dev=lo skbaddr=00000000c844db1a len=74
 //	CPU:0 [LOST 12 EVENTS]
 //
-// It returns the event, or how many were lost, or neither for a line of another
+// It returns the event, whose PID is that of a thread, or how many were lost, or neither for a line of another
 // kind. The name at its beginning is a process's own choice and may hold anything.
 func parseLine(line []byte) (e Event, lost uint64, ok bool) {
 	if rest, found := bytes.CutPrefix(bytes.TrimLeft(line, " "), []byte("CPU:")); found {
@@ -31,9 +31,8 @@ func parseLine(line []byte) (e Event, lost uint64, ok bool) {
 		}
 		from += i + 1
 		if e, ok := parseFrom(text[from:]); ok {
-			e.PID, e.Comm = task(text[:from-1])
-			if e.Step != CopyOut {
-				e.PID, e.Comm = 0, ""
+			if e.Step == CopyOut {
+				e.PID, e.Comm = task(text[:from-1])
 			}
 			return e, 0, true
 		}
@@ -83,8 +82,8 @@ func seconds(s string) (time.Duration, bool) {
 	return time.Duration(sec)*time.Second + time.Duration(usec)*time.Microsecond, err == nil
 }
 
-// task reads "name-14417   "; the name may hold hyphens and blanks itself.
-func task(s string) (pid int, comm string) {
+// task reads "name-14417   ", a thread; its name may hold hyphens and blanks.
+func task(s string) (tid int, comm string) {
 	s = strings.Trim(s, " ")
 	i := strings.LastIndexByte(s, '-')
 	if i < 0 {

@@ -13,8 +13,7 @@ type probe struct {
 	// orphans: the buffer may have no device any more, so that the namespace is asked
 	// of its socket or route.
 	orphans bool
-	// reader: a process reads what a tap had queued, which belongs to no socket; what
-	// sockets of other kinds give to theirs is left out.
+	// reader: a process reads what a tap or a socket had queued for it.
 	reader bool
 	// value is the type of the argument that is kept in the record, and of the one
 	// behind it if it has the same type.
@@ -35,9 +34,10 @@ func probes() []probe {
 		{name: Receive, required: true},
 		{name: Drop, required: true, orphans: true, value: "skb_drop_reason"},
 		{name: Consume, filter: true},
-		{name: CopyOut, reader: true, value: "int"},
+		{name: CopyOut, orphans: true, reader: true},
 		{name: ICMPSend, value: "int"},
 		{name: TCPReset, orphans: true, value: "sk_rst_reason"},
+		{name: TCPTake, orphans: true},
 	}
 }
 
@@ -157,7 +157,7 @@ func (p *program) pointer(to, from asm.Register, offset int16, none string) {
 }
 
 // assemble builds the program of a probe.
-func (l *layout) assemble(pr probe, step int, maps maps, netns []uint64, spans []span, snap int) asm.Instructions {
+func (l *layout) assemble(pr probe, step int, maps shared, netns []uint64, spans []span, snap int) asm.Instructions {
 	p := &program{l: l}
 	args := l.args[pr.name]
 	arg := func(typ string) int { return slices.Index(args, typ) }
@@ -166,10 +166,6 @@ func (l *layout) assemble(pr probe, step int, maps maps, netns []uint64, spans [
 	p.add(asm.JEq.Imm(skb, 0, "out"))
 	if pr.filter {
 		p.admit(args, spans)
-	}
-	if pr.reader {
-		p.copy(asm.RFP, slotPtr, 8, skb, l.skb.sk)
-		p.add(asm.LoadMem(asm.R1, asm.RFP, slotPtr, asm.DWord), asm.JNE.Imm(asm.R1, 0, "out"))
 	}
 	p.namespace(pr, args, netns)
 	p.reserve(maps, int32(recFrame+snap))
@@ -225,6 +221,10 @@ func (p *program) admit(args []string, spans []span) {
 // namespace leaves the device in dev and the inode of its namespace in slotInum, and
 // goes on only if it is one of netns, or netns is empty.
 func (p *program) namespace(pr probe, args []string, netns []uint64) {
+	if pr.reader { // what is a socket's, a sniffer's too, is known by that
+		p.copy(asm.RFP, slotPtr, 8, skb, p.l.skb.sk)
+		p.add(asm.LoadMem(asm.R1, asm.RFP, slotPtr, asm.DWord), asm.JNE.Imm(asm.R1, 0, "nodev"))
+	}
 	if i := slices.Index(args, "net_device"); i >= 0 {
 		p.add(asm.LoadMem(dev, ctx, int16(8*i), asm.DWord), asm.JEq.Imm(dev, 0, "nodev"))
 	} else {
@@ -241,7 +241,7 @@ func (p *program) namespace(pr probe, args []string, netns []uint64) {
 	if !pr.orphans {
 		p.add(asm.Ja.Label("out"))
 	} else {
-		p.orphan(args)
+		p.orphan(pr, args)
 	}
 	p.label("found")
 	if len(netns) == 0 {
@@ -255,10 +255,22 @@ func (p *program) namespace(pr probe, args []string, netns []uint64) {
 	p.label("ours")
 }
 
-// orphan finds the namespace of a buffer without a device by its socket, by the
-// socket that was to receive it, or by its route; else the event is left out.
-func (p *program) orphan(args []string) {
-	const afInet, afInet6, afPacket, afUnspec = 2, 10, 17, 0 // a tap's socket is AF_UNSPEC
+// Address families of sockets.
+const (
+	afUnspec = 0 // of a tap
+	afInet   = 2
+	afInet6  = 10
+	afPacket = 17
+)
+
+// orphan finds the namespace of a buffer without a device by its socket or by the
+// socket that is to receive it, else by its route. If there is none the event is left
+// out.
+func (p *program) orphan(pr probe, args []string) {
+	families := []int32{afInet, afInet6, afPacket, afUnspec}
+	if pr.reader {
+		families = []int32{afInet, afInet6}
+	}
 	p.copy(asm.RFP, slotPtr, 8, skb, p.l.skb.sk)
 	p.add(asm.LoadMem(asm.R4, asm.RFP, slotPtr, asm.DWord), asm.JNE.Imm(asm.R4, 0, "sk"))
 	if i := slices.Index(args, "sock"); i >= 0 {
@@ -272,7 +284,7 @@ func (p *program) orphan(args []string) {
 		asm.LoadMem(asm.R1, asm.RFP, slotNum, asm.Half),
 		asm.LoadMem(asm.R4, asm.RFP, slotPtr, asm.DWord),
 	)
-	for _, family := range []int32{afInet, afInet6, afPacket, afUnspec} {
+	for _, family := range families {
 		p.add(asm.JEq.Imm(asm.R1, family, "family"))
 	}
 	p.add(asm.Ja.Label("out"))
@@ -281,13 +293,16 @@ func (p *program) orphan(args []string) {
 	p.add(asm.Ja.Label("net"))
 
 	p.label("nosk")
-	if !p.l.skb.hasRefdst {
+	switch {
+	case pr.reader: // UDP's, which are copied in this way at times only
 		p.add(asm.Ja.Label("out"))
-	} else {
+	case p.l.skb.hasRefdst:
 		p.pointer(asm.R4, skb, p.l.skb.refdst, "out")
 		p.add(asm.And.Imm(asm.R4, ^7)) // the lowest bits are flags
 		p.pointer(asm.R4, asm.R4, p.l.dst.dev, "out")
 		p.pointer(asm.R4, asm.R4, p.l.dev.net, "out")
+	default:
+		p.add(asm.Ja.Label("out"))
 	}
 	p.label("net")
 	p.copy(asm.RFP, slotInum, 4, asm.R4, p.l.ns.inum)
@@ -295,7 +310,7 @@ func (p *program) orphan(args []string) {
 }
 
 // reserve takes the time and a place in the ring, or counts the event as lost.
-func (p *program) reserve(m maps, size int32) {
+func (p *program) reserve(m shared, size int32) {
 	p.add(
 		asm.FnKtimeGetNs.Call(),
 		asm.StoreMem(asm.RFP, slotMono, asm.R0, asm.DWord),

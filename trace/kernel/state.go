@@ -1,6 +1,6 @@
 package kernel
 
-import "slices"
+import "time"
 
 // maxKnown bounds what is remembered of earlier events; a map that is full begins
 // again.
@@ -61,11 +61,16 @@ func (h *heads) complete(e *Event) {
 }
 
 // buffers knows on which device each buffer was last, for tracepoints that tell the
-// buffer only. It learns from drops and from consume_skb which ones are free.
+// buffer only.
 type buffers struct{ now, before map[uint64]Event }
 
-// complete fills in the device of an event. It returns false for one that is not of
-// a frame: another kind of message, or a socket's read.
+// atOnce is how long after a buffer's last step, and on the same CPU, what becomes of
+// it there is told. Later its address may be another frame's, for not every way to
+// free one can be seen.
+const atOnce = time.Millisecond
+
+// complete fills in the device of an event. It returns false if it is of no device as
+// far as anybody knows: of another namespace's frame, or of no frame at all.
 func (b *buffers) complete(e *Event) bool {
 	if e.Dev != "" {
 		if b.now == nil || len(b.now) >= maxKnown {
@@ -74,17 +79,24 @@ func (b *buffers) complete(e *Event) bool {
 		b.now[e.Skb] = *e
 		return true
 	}
-	last, ok := b.now[e.Skb]
-	if !ok {
-		last, ok = b.before[e.Skb]
+	last, known := b.now[e.Skb]
+	if !known {
+		last, known = b.before[e.Skb]
 	}
-	if e.Step == Drop || e.Step == Consume {
+	switch e.Step {
+	case Drop, Consume, CopyOut:
 		delete(b.now, e.Skb)
 		delete(b.before, e.Skb)
 	}
-	// Not every way to free a buffer can be seen, but here it is new for certain.
-	if e.Where == "tun_get_user" {
+	switch {
+	case e.Where == "tun_get_user": // a new buffer, which a process writes to a tap
 		return e.Step == Drop
+	case e.Step == CopyOut: // what a tap's reader gets was transmitted as it is
+		if !known || last.Step != StartXmit && last.Step != Xmit || last.Len != e.Len {
+			return false
+		}
+	case !known || last.CPU != e.CPU || e.Mono-last.Mono > atOnce:
+		return false
 	}
 	e.Dev = last.Dev
 	if e.Proto == 0 {
@@ -93,13 +105,5 @@ func (b *buffers) complete(e *Event) bool {
 	if e.Len == 0 {
 		e.Len = last.Len
 	}
-	switch e.Step {
-	case Drop:
-		return true
-	case Consume:
-		return ok && slices.Contains(consumers(), e.Where)
-	case CopyOut: // what a tap's reader gets has been transmitted
-		return ok && (last.Step == StartXmit || last.Step == Xmit)
-	}
-	return ok
+	return true
 }

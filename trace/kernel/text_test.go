@@ -241,39 +241,60 @@ func TestState(t *testing.T) {
 	}
 
 	var b buffers
-	steps := func(e Event) bool { return b.complete(&e) }
-	if !steps(Event{Step: Drop, Skb: 1}) || steps(Event{Step: Consume, Skb: 1}) || steps(Event{Step: CopyOut, Skb: 1}) {
-		t.Error("of a buffer never seen a drop is told, and nothing else")
-	}
-	b.complete(&Event{Step: Receive, Skb: 1, Dev: "a"})
-	if steps(Event{Step: CopyOut, Skb: 1}) {
-		t.Error("what was received is read by a socket, not by a tap's reader")
-	}
-	b.complete(&Event{Step: StartXmit, Skb: 1, Dev: "tap", Len: 9})
-	e := Event{Step: CopyOut, Skb: 1}
-	if !b.complete(&e) || e.Dev != "tap" || e.Len != 9 {
-		t.Errorf("%+v", e)
-	}
-	e = Event{Step: Drop, Skb: 1}
-	if b.complete(&e); e.Dev != "tap" {
-		t.Errorf("%+v", e)
-	}
-	b.complete(&Event{Step: Receive, Skb: 2, Dev: "a"})
-	if steps(Event{Step: Consume, Skb: 2, Where: "skb_defer_free_flush"}) || steps(Event{Step: Consume, Skb: 2, Where: "arp_rcv"}) {
-		t.Error("only a consumer's is told, and only of a buffer in use")
-	}
-	b.complete(&Event{Step: Receive, Skb: 2, Dev: "a"})
-	e = Event{Step: Drop, Skb: 2, Where: "tun_get_user"}
-	if !b.complete(&e) || e.Dev != "" {
-		t.Errorf("a new buffer was on %q", e.Dev)
-	}
-	if e = (Event{Step: Drop, Skb: 1}); b.complete(&e) && e.Dev != "" {
-		t.Errorf("a freed buffer is remembered: %+v", e)
+	for i, step := range []struct {
+		e    Event
+		told bool
+		dev  string
+		why  string
+	}{
+		{Event{Step: Drop, Skb: 1}, false, "", "never seen"},
+		{Event{Step: Drop, Skb: 1, Where: "tun_get_user"}, true, "", "a tap's, though"},
+		{Event{Step: Receive, Skb: 1, Dev: "a"}, true, "a", ""},
+		{Event{Step: CopyOut, Skb: 1}, false, "", "received: a socket's reader"},
+		{Event{Step: StartXmit, Skb: 1, Dev: "tap", Len: 9}, true, "tap", ""},
+		{Event{Step: CopyOut, Skb: 1, Len: 8}, false, "", "another length"},
+		{Event{Step: StartXmit, Skb: 1, Dev: "tap", Len: 9}, true, "tap", ""},
+		{Event{Step: CopyOut, Skb: 1, Len: 9, CPU: 1, Mono: time.Second}, true, "tap", "read later, elsewhere"},
+		{Event{Step: CopyOut, Skb: 1, Len: 9}, false, "", "read twice"},
+		{Event{Step: Receive, Skb: 1, Dev: "a"}, true, "a", ""},
+		{Event{Step: ICMPSend, Skb: 1}, true, "a", "at once"},
+		{Event{Step: Drop, Skb: 1}, true, "a", "at once"},
+		{Event{Step: Drop, Skb: 1}, false, "", "free by now"},
+		{Event{Step: Receive, Skb: 1, Dev: "a"}, true, "a", ""},
+		{Event{Step: Consume, Skb: 1, CPU: 1}, false, "", "on another CPU"},
+		{Event{Step: Receive, Skb: 1, Dev: "a"}, true, "a", ""},
+		{Event{Step: Drop, Skb: 1, Mono: time.Second}, false, "", "later"},
+		{Event{Step: Receive, Skb: 1, Dev: "a"}, true, "a", ""},
+		{Event{Step: Drop, Skb: 1, Where: "tun_get_user"}, true, "", "another frame, in a new buffer"},
+	} {
+		if told := b.complete(&step.e); told != step.told || told && step.e.Dev != step.dev {
+			t.Errorf("step %d, %s: told %v, device %q; want %v, %q", i, step.why, told, step.e.Dev, step.told, step.dev)
+		}
 	}
 	for i := range 3 * maxKnown {
 		b.complete(&Event{Step: Receive, Skb: uint64(i), Dev: "a"})
 	}
 	if len(b.now)+len(b.before) > 2*maxKnown {
 		t.Errorf("%d buffers are remembered", len(b.now)+len(b.before))
+	}
+}
+
+func TestDeviceFilter(t *testing.T) {
+	many := make(map[string]bool)
+	for i := range 1000 {
+		many[strings.Repeat("x", i%10)+string(rune('a'+i%26))+strings.Repeat("y", i/26%5)] = true
+	}
+	for _, test := range []struct {
+		known map[string]bool
+		want  string
+	}{
+		{map[string]bool{"tap0": true, "br0": true}, `name == "br0" || name == "tap0"`},
+		{map[string]bool{`a"b`: true}, "0"},
+		{map[string]bool{}, "0"},
+		{many, "0"},
+	} {
+		if got := (&devices{known: test.known}).filter(); got != test.want {
+			t.Errorf("%s, want %s", got, test.want)
+		}
 	}
 }

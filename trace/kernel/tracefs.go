@@ -117,24 +117,57 @@ func (f *tracefsFeed) open(root string, c Config) error {
 			return err
 		}
 	}
+	if err := f.filterDevices(); err != nil {
+		return err
+	}
 	for _, e := range tracefsEvents() {
-		at := filepath.Join("events", e.group, e.name)
-		if _, err := os.Stat(filepath.Join(dir, at)); err != nil {
+		if !f.has(e) {
 			if e.required {
 				return fmt.Errorf("this kernel has no tracepoint %s", e.name)
 			}
 			continue
 		}
-		if e.filter != "" {
-			if err := f.write(filepath.Join(at, "filter"), e.filter); err != nil {
+		filter := e.filter
+		if e.name == Consume {
+			if filter = consumerFilter(loadSymbols(c.Logger)); filter == "" {
+				continue
+			}
+		}
+		if filter != "" {
+			if err := f.write(filepath.Join(e.dir(), "filter"), filter); err != nil {
 				return err
 			}
 		}
-		if err := f.write(filepath.Join(at, "enable"), "1"); err != nil {
+		if err := f.write(filepath.Join(e.dir(), "enable"), "1"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// filterDevices lets the kernel leave out other devices where the tracepoint knows the
+// name.
+func (f *tracefsFeed) filterDevices() error {
+	if f.devices == nil {
+		return nil
+	}
+	f.devices.refresh()
+	filter := f.devices.filter()
+	for _, e := range tracefsEvents() {
+		if e.group != "net" || !f.has(e) {
+			continue
+		}
+		if err := f.write(filepath.Join(e.dir(), "filter"), filter); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// has reports whether the kernel has the tracepoint.
+func (f *tracefsFeed) has(e tracefsEvent) bool {
+	_, err := os.Stat(filepath.Join(f.dir, e.dir()))
+	return err == nil
 }
 
 func (f *tracefsFeed) write(file, value string) error {
@@ -145,6 +178,8 @@ type tracefsEvent struct {
 	group, name, filter string
 	required            bool
 }
+
+func (e tracefsEvent) dir() string { return filepath.Join("events", e.group, e.name) }
 
 func tracefsEvents() []tracefsEvent {
 	// Without a protocol it is no frame, but a message between processes or to netlink.
@@ -157,11 +192,21 @@ func tracefsEvents() []tracefsEvent {
 		{"net", GRO, "", false},
 		{"net", Receive, "", true},
 		{"skb", Drop, frames, true},
-		{"skb", Consume, "", false}, // all: they say which buffers are free
+		{"skb", Consume, "", false},
 		{"skb", CopyOut, "", false},
 		{"icmp", ICMPSend, "", false},
 		{"tcp", TCPReset, "", false},
 	}
+}
+
+// consumerFilter admits what consume_skb tells of the functions of consumers; "" if
+// their addresses are hidden.
+func consumerFilter(s *symbols) string {
+	var terms []string
+	for _, at := range s.spans(consumers()...) {
+		terms = append(terms, fmt.Sprintf("(location >= %#x && location < %#x)", at.from, at.to))
+	}
+	return strings.Join(terms, " || ")
 }
 
 func (f *tracefsFeed) read(deadline time.Time) (Event, error) {
@@ -180,8 +225,10 @@ func (f *tracefsFeed) read(deadline time.Time) (Event, error) {
 			f.at += end + 1
 			e, lost, ok := parseLine(line)
 			f.dropped.Add(lost)
-			// Of a drop without a device nobody can say that it is not ours.
 			if ok && f.buffers.complete(&e) && (e.Dev == "" || f.devices.has(e.Dev)) {
+				if e.PID != 0 {
+					e.PID = process(e.PID)
+				}
 				return e, nil
 			}
 		}
@@ -191,8 +238,15 @@ func (f *tracefsFeed) read(deadline time.Time) (Event, error) {
 		if len(f.buf) >= maxLine { // no line of ours
 			f.buf = f.buf[:0]
 		}
-		if err := f.wait(deadline); err != nil {
+		if f.devices.refresh() {
+			if err := f.filterDevices(); err != nil {
+				return Event{}, err
+			}
+		}
+		if ready, err := f.wait(deadline); err != nil {
 			return Event{}, err
+		} else if !ready {
+			continue
 		}
 		f.buf = append(f.buf, make([]byte, 64<<10)...)
 		used := len(f.buf) - 64<<10
@@ -204,31 +258,45 @@ func (f *tracefsFeed) read(deadline time.Time) (Event, error) {
 	}
 }
 
-// wait waits for text, the deadline or Close.
-func (f *tracefsFeed) wait(deadline time.Time) error {
-	for {
-		timeout := -1
-		if !deadline.IsZero() {
-			left := time.Until(deadline)
-			timeout = int(max(0, (left+time.Millisecond-1)/time.Millisecond))
-		}
-		fds := []unix.PollFd{
-			{Fd: int32(f.pipe), Events: unix.POLLIN},
-			{Fd: int32(f.stop), Events: unix.POLLIN},
-		}
-		n, err := unix.Poll(fds, timeout)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return os.NewSyscallError("poll", err)
-		case fds[1].Revents != 0:
-			return ErrClosed
-		case n == 0:
-			return os.ErrDeadlineExceeded
-		default:
-			return nil
-		}
+// process returns the process of a thread; the thread where it has ended.
+func process(tid int) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return tid
 	}
+	line, _ := between(string(status), "\nTgid:", "\n")
+	if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+		return pid
+	}
+	return tid
+}
+
+// wait waits for text, the deadline or Close. It returns false when it is time to look
+// for new devices.
+func (f *tracefsFeed) wait(deadline time.Time) (bool, error) {
+	timeout := -1
+	if f.devices != nil {
+		timeout = int(relist / time.Millisecond)
+	}
+	if left := time.Until(deadline); !deadline.IsZero() && (timeout < 0 || left < relist) {
+		timeout = int(max(0, (left+time.Millisecond-1)/time.Millisecond))
+	}
+	fds := []unix.PollFd{
+		{Fd: int32(f.pipe), Events: unix.POLLIN},
+		{Fd: int32(f.stop), Events: unix.POLLIN},
+	}
+	n, err := unix.Poll(fds, timeout)
+	switch {
+	case errors.Is(err, unix.EINTR):
+		return false, nil
+	case err != nil:
+		return false, os.NewSyscallError("poll", err)
+	case fds[1].Revents != 0:
+		return false, ErrClosed
+	case n == 0 && !deadline.IsZero() && !time.Now().Before(deadline):
+		return false, os.ErrDeadlineExceeded
+	}
+	return n > 0, nil
 }
 
 func (f *tracefsFeed) lost() uint64 { return f.dropped.Load() }
