@@ -75,6 +75,7 @@ var probeDiffers = []difference{
 	{"unreachable", `IPv6, a router says prohibited(, without waiting)?|nobody answers|broadcast`, "not passed on by the stack: the connect goes on for its time"},
 	{"reset", `write first|read then|remote`, "a unix socket tells of the reset by read, not by write"},
 	{"epoll", `edge: again`, "an edge more than needed"},
+	{"details", `mmap`, "TCP's receiving without a copy; a unix socket has none"},
 	{"udp", `shut`, "the unix socket's words"},
 	{"options", `unknown level|IPV6_V6ONLY of IPv4|UDP TCP_NODELAY|IPV6_RECVPKTINFO|SO_BINDTODEVICE none|TCP_MAXSEG, connected|TCP_CONGESTION then`, "not emulated"},
 	{"loopback", `127\.0\.0\.2: accept`, "the stack sends from the address that is asked for"},

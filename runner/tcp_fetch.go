@@ -85,6 +85,13 @@ func (f *fetching) deliver(a *arrival) {
 			err = unix.Connect(far, &unix.SockaddrUnix{Name: to})
 		}
 	}
+	if err == unix.ECONNREFUSED {
+		if other := l.sibling(a, name, far); other != nil {
+			l.arrives(name, true)
+			f.enqueued(a, far, other)
+			return
+		}
+	}
 	if err == unix.EAGAIN || err == unix.EINTR || err == unix.ECONNREFUSED {
 		f.beside(func() { f.delivered(a, name, far, l.enqueue(far)) })
 		return
@@ -92,26 +99,35 @@ func (f *fetching) deliver(a *arrival) {
 	f.delivered(a, name, far, err)
 }
 
-// delivered gives the far end of a connection that is in the program's queue to the daemon, and asks for the
-// next one in the same write.
+// delivered ends a delivery to the program's queue.
 func (f *fetching) delivered(a *arrival, name string, far int, err error) {
-	l := f.l
-	l.mu.Lock()
-	l.delivering, l.heldUntil = "", time.Time{}
-	if err != nil {
-		delete(l.arrived, name)
-	}
-	t := l.t
-	l.mu.Unlock()
+	f.l.arrives(name, err != nil)
 	if err != nil {
 		if far >= 0 {
 			unix.Close(far)
 		}
-		l.sup.sweepSoon() // perhaps nobody has the listener any more
+		f.l.sup.sweepSoon() // perhaps nobody has the listener any more
 		f.ask(control.Request{Op: "abort", Flow: a.rep.Flow}, -1)
 		return
 	}
+	f.enqueued(a, far, f.l)
+}
+
+// arrives notes that the connection of that name is in the program's queue, or does not come.
+func (l *listening) arrives(name string, not bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.delivering, l.heldUntil = "", time.Time{}
+	if not {
+		delete(l.arrived, name)
+	}
+}
+
+// enqueued gives the far end of a connection that is in the queue of l to the daemon, and asks for the
+// next one in the same write.
+func (f *fetching) enqueued(a *arrival, far int, l *listening) {
 	// What a close does is told before anything can close it.
+	t := l.owner()
 	t.mu.Lock()
 	linger, ok := t.options["so.linger"]
 	t.mu.Unlock()

@@ -164,6 +164,40 @@ func (sup *supervisor) settleClaims(port uint16) {
 	}
 }
 
+// sibling puts a connection to a listener that the program has closed into the queue of another that
+// shares its port (SO_REUSEPORT), and returns that.
+func (l *listening) sibling(a *arrival, name string, far int) *listening {
+	own := l.owner()
+	own.mu.Lock()
+	wanted, shared := own.wanted, own.options["so.reuseport"] != 0
+	own.mu.Unlock()
+	if !shared {
+		return nil
+	}
+	for _, t := range l.sup.listeners.at(l.local.Port()) {
+		t.mu.Lock()
+		other := t.lis
+		if t == own || t.wanted != wanted || t.options["so.reuseport"] == 0 || t.s.domain != own.s.domain {
+			other = nil
+		}
+		t.mu.Unlock()
+		if other == nil {
+			continue
+		}
+		other.mu.Lock()
+		to := other.name
+		other.arrived[name] = a
+		other.mu.Unlock()
+		if unix.Connect(far, &unix.SockaddrUnix{Name: to}) == nil {
+			return other
+		}
+		other.mu.Lock()
+		delete(other.arrived, name)
+		other.mu.Unlock()
+	}
+	return nil
+}
+
 // adopt makes heir, whose unix socket c has, the owner of the listener, unless heir is to be another
 // kind of listener.
 func (l *listening) adopt(heir *tcp, c *call, backlog int) bool {

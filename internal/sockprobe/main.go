@@ -66,6 +66,7 @@ var sections = []struct {
 	{"reset", resets},
 	{"flags", flags},
 	{"shared", shares},
+	{"details", details},
 	{"udp", datagrams},
 	{"udp errors", datagramErrors},
 	{"udp in one piece", wholeDatagrams},
