@@ -118,6 +118,9 @@ func TestChecks(t *testing.T) {
 			e.Observed.ToHost = []Ping{{To: ipB, Err: unix.EHOSTUNREACH}}
 			e.out(arpRequest(macA, ipA, ipB))
 		}},
+		{CauseNoAddress, func(e *Environment) { e.Stack.Addrs = nil }},
+		{CauseNoCommon, func(e *Environment) { e.Addrs = nil }},
+		{CauseMTU, func(e *Environment) { e.Observed.Full = []Ping{{To: ipB, Size: 1472, Err: unix.ETIMEDOUT}} }},
 		{CauseUnexplained, func(e *Environment) { e.Observed.ToStack = []Ping{{To: ipA, Err: unix.ETIMEDOUT}} }},
 	} {
 		env := fixture()

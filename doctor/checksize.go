@@ -48,6 +48,13 @@ func findMTU(env *Environment) (all []Finding, err error) {
 			}
 		}
 	}
+	if len(all) == 0 && env.Observed != nil {
+		for _, p := range env.Observed.Full {
+			if !p.Answered() {
+				all = append(all, env.tooLong(p))
+			}
+		}
+	}
 	if env.Observed != nil && env.Mode == ModeProgram {
 		for _, f := range env.fromTap() {
 			if f.Len > tap.MTU+headerLen+4 { // 4: a VLAN tag
@@ -60,4 +67,18 @@ func findMTU(env *Environment) (all []Finding, err error) {
 		}
 	}
 	return all, nil
+}
+
+// tooLong is the finding of a ping as long as the MTU that was lost where a short one was not.
+func (e *Environment) tooLong(p Ping) Finding {
+	return Finding{
+		Title: fmt.Sprintf("what is as long as the stack's MTU of %d does not get to %s and back", e.Stack.Link.MTU, p.To),
+		Evidence: []string{
+			fmt.Sprintf("a ping with 56 bytes is answered; with %d bytes, not to be fragmented: %v (%d times)", p.Size, p.Err, fullTries),
+		},
+		Remedy: []string{
+			"see what is between: ip link shows the MTU of each interface, ping -M do -s SIZE what gets through",
+			"or start the daemon with a smaller one: ustack up --mtu N",
+		},
+	}
 }

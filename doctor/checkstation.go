@@ -18,6 +18,8 @@ const (
 	CauseDuplicateMAC = "duplicate-mac"
 	CauseDuplicateIP  = "duplicate-ip"
 	CauseWrongMAC     = "wrong-mac"
+	CauseNoAddress    = "no-address"
+	CauseNoCommon     = "no-common-network"
 	CauseUnanswered   = "arp-unanswered"
 	CauseUnexplained  = "ping-unanswered"
 )
@@ -26,12 +28,63 @@ const (
 func stationChecks() []Check {
 	before := append(append(noPath(), CauseNoARP), holderCauses()...)
 	return []Check{
+		{Cause: CauseNoAddress, About: "the stack has an address", After: before, Find: findNoAddress},
+		{Cause: CauseNoCommon, About: "host and stack share a network", After: append(before, CauseNoAddress), Find: findNoCommon},
 		{Cause: CauseDuplicateMAC, About: "the stack's MAC is its own", After: before, Find: findDuplicateMAC},
 		{Cause: CauseDuplicateIP, About: "no address is held twice", After: append(before, CauseDuplicateMAC), Find: findDuplicateIP},
 		{Cause: CauseWrongMAC, About: "frames go to the right MAC", After: append(before, CauseDuplicateMAC, CauseDuplicateIP), Find: findWrongMAC},
 		{Cause: CauseUnanswered, About: "neighbours answer ARP", Probed: true,
-			After: append(before, CauseDuplicateMAC, CauseDuplicateIP, CauseWrongMAC), Find: findUnanswered},
+			After: append(before, CauseNoAddress, CauseNoCommon, CauseDuplicateMAC, CauseDuplicateIP, CauseWrongMAC), Find: findUnanswered},
 	}
+}
+
+// findNoAddress looks for a daemon's stack that can reach nobody.
+func findNoAddress(env *Environment) ([]Finding, error) {
+	if env.Mode != ModeDaemon || slices.ContainsFunc(env.Stack.prefixes(), isGlobal) {
+		return none()
+	}
+	return one(Finding{
+		Title:    "the stack has no address",
+		Evidence: []string{"ustack addr: " + orNone(addrList(env.Stack.prefixes()))},
+		Remedy: []string{
+			"ustack addr add CIDR   # or ustack up --addr",
+			"from the network: ustack up --dhcp, or --slaac   # where that was asked for, ustack status says how far it came",
+		},
+	})
+}
+
+func isGlobal(p netip.Prefix) bool { return !p.Addr().IsLinkLocalUnicast() }
+
+// findNoCommon looks for a tap on which the host has no address in any network of the
+// stack's. In a bridge others may have.
+func findNoCommon(env *Environment) ([]Finding, error) {
+	if env.Mode != ModeDaemon || env.Master() != nil {
+		return none()
+	}
+	var want netip.Prefix
+	for _, p := range env.Stack.prefixes() {
+		if slices.ContainsFunc(env.HostAddrs(), func(h netip.Prefix) bool { return isGlobal(h) && (p.Contains(h.Addr()) || h.Contains(p.Addr())) }) {
+			return none()
+		}
+		if !want.IsValid() && isGlobal(p) {
+			want = p
+		}
+	}
+	addr := want.Masked().Addr().Next()
+	if gws := env.Stack.gateways(); len(gws) > 0 && want.Contains(gws[0]) {
+		addr = gws[0]
+	}
+	return one(Finding{
+		Title: fmt.Sprintf("host and stack share no network on %s: nobody there can answer the stack", env.Link),
+		Evidence: []string{
+			"ustack addr: " + addrList(env.Stack.prefixes()),
+			fmt.Sprintf("ip addr show dev %s: %s", env.Link, orNone(addrList(env.HostAddrs()))),
+		},
+		Remedy: []string{
+			fmt.Sprintf("ip addr add %s dev %s", netip.PrefixFrom(addr, want.Bits()), env.Link),
+			"or start the daemon with --host-addr, or with --bridge",
+		},
+	})
 }
 
 // lastChecks are judged when all else is known.

@@ -69,7 +69,7 @@ func traceDrops(ctx context.Context, p *probing) (all []KernelDrop) {
 	var pings sync.WaitGroup
 	for _, ping := range o.ToHost {
 		if p.st != nil && !ping.Answered() {
-			pings.Go(func() { pingFromStack(ctx, p.st, ping.To, ping.Size) })
+			pings.Go(func() { pingFromStack(ctx, p.st, ping.To, ping.Size, traceLimit) })
 		}
 	}
 	for _, ping := range o.ToStack {

@@ -97,8 +97,8 @@ func judgeEcho(request, m []byte) (answers bool, err error) {
 	return true, unix.EHOSTUNREACH
 }
 
-// pingFromStack has the stack send one echo request.
-func pingFromStack(ctx context.Context, st station, to netip.Addr, size int) (p Ping) {
+// pingFromStack has the stack send one echo request, which nobody may fragment.
+func pingFromStack(ctx context.Context, st station, to netip.Addr, size int, limit time.Duration) (p Ping) {
 	p = Ping{To: to, Size: size}
 	network := "ip4"
 	if to.Is6() {
@@ -110,8 +110,13 @@ func pingFromStack(ctx context.Context, st station, to netip.Addr, size int) (p 
 		return p
 	}
 	defer conn.Close()
+	if to.Is4() {
+		if p.Err = conn.SetOption("ip.mtu_discover", unix.IP_PMTUDISC_DO); p.Err != nil {
+			return p
+		}
+	}
 	begin := time.Now()
-	conn.SetReadDeadline(begin.Add(pingLimit))
+	conn.SetReadDeadline(begin.Add(limit))
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	request := newEcho(to, size)

@@ -33,6 +33,9 @@ type Observed struct {
 	// ToHost are pings of the stack to the host's addresses and to its gateways, ToStack
 	// those of the host to the stack's addresses.
 	ToHost, ToStack []Ping
+	// Full are those of ToHost that were answered, again with as many bytes as the stack's
+	// MTU allows.
+	Full []Ping
 	// Asked are the addresses that an ARP request was sent for from the host's side.
 	Asked []netip.Addr
 	// Marker is the frame sent to a program to see whether it reads, and what it makes of
@@ -70,7 +73,7 @@ type prober func(ctx context.Context, p *probing)
 
 func probers() []prober {
 	// The stack asks first: a question of the host's would tell it the host's MAC.
-	return []prober{probeMarker, probeFromStack, probeARP, probeFromHost}
+	return []prober{probeMarker, probeFromStack, probeARP, probeAllNodes, probeFromHost}
 }
 
 // probe sends the probes and puts what they saw into env.Observed.
@@ -104,6 +107,9 @@ func probe(ctx context.Context, cfg *Config, env *Environment) (err error) {
 	}
 	sleep(ctx, least)
 	p.wait.Wait()
+	if env.Mode == ModeProgram && w != nil {
+		awaitProgram(ctx, env, w)
+	}
 	if w != nil {
 		w.stop()
 		o.Frames, o.Lost = w.seen()
@@ -126,6 +132,26 @@ func probe(ctx context.Context, cfg *Config, env *Environment) (err error) {
 		}
 	}
 	return ctx.Err()
+}
+
+// programLimit is how much longer a program may take that has not read or not said
+// anything.
+const programLimit = 3 * time.Second
+
+// awaitProgram waits until a program has read and said something, or has had its time:
+// on a machine under load it may take a while.
+func awaitProgram(ctx context.Context, env *Environment, w *watcher) {
+	for begin := time.Now(); time.Since(begin) < programLimit && ctx.Err() == nil; sleep(ctx, 50*time.Millisecond) {
+		l, err := netlink.LinkByName(env.Link)
+		if err != nil {
+			return
+		}
+		frames, _ := w.seen()
+		if l.Attrs().Statistics.TxPackets > env.Observed.Before[env.Link].TxPackets &&
+			slices.ContainsFunc(frames, func(f Frame) bool { return f.Link == env.Link && !f.Out }) {
+			return
+		}
+	}
 }
 
 // sleep waits for a time of observation to pass.
@@ -216,22 +242,47 @@ func inject(name string, frame []byte) error {
 	return os.NewSyscallError("write", err)
 }
 
-// probeFromStack has the stack find its next hops and ping them, and waits for that.
+// fullTries is how often a ping as long as the MTU is sent before it counts as lost, and
+// fullLimit how long each may take.
+const (
+	fullTries = 2
+	fullLimit = time.Second
+)
+
+// probeFromStack has the stack find its next hops and ping them, those that answer also
+// with all that the MTU allows, and waits for that.
 func probeFromStack(ctx context.Context, p *probing) {
 	if p.st == nil {
 		return
 	}
 	targets := p.env.nextHops()
-	pings := make([]Ping, len(targets))
+	pings, full := make([]Ping, len(targets)), make([]Ping, len(targets))
 	var all sync.WaitGroup
 	for i, to := range targets {
 		all.Go(func() {
 			p.st.forget(ctx, to)
-			pings[i] = pingFromStack(ctx, p.st, to, 56)
+			pings[i] = pingFromStack(ctx, p.st, to, 56, pingLimit)
+			if !pings[i].Answered() {
+				return
+			}
+			size := p.env.Stack.Link.MTU - 20 - 8 // headers of IPv4 and ICMP
+			if to.Is6() {
+				size -= 20
+			}
+			for range fullTries {
+				if full[i] = pingFromStack(ctx, p.st, to, size, fullLimit); full[i].Answered() {
+					break
+				}
+			}
 		})
 	}
 	all.Wait()
 	p.env.Observed.ToHost = pings
+	for _, ping := range full {
+		if ping.To.IsValid() {
+			p.env.Observed.Full = append(p.env.Observed.Full, ping)
+		}
+	}
 }
 
 // probeFromHost has the host ping the stack.
@@ -250,6 +301,18 @@ func probeFromHost(_ context.Context, p *probing) {
 		p.Go(func() { pings[i] = wait() })
 	}
 	p.env.Observed.ToStack = pings
+}
+
+// allNodes is every station of a segment (RFC 4291 section 2.7.1).
+var allNodes = netip.MustParseAddr("ff02::1")
+
+// probeAllNodes has the stations behind a bridge's other ports say something, so that
+// their MACs are seen.
+func probeAllNodes(_ context.Context, p *probing) {
+	if m := p.env.Master(); m != nil {
+		wait := pingFromHost(allNodes.WithZone(m.Attrs().Name), watchLeast)
+		p.Go(func() { wait() })
+	}
 }
 
 // hostReaches reports whether the host has an address in the network of ip on the tap.

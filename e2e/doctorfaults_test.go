@@ -156,6 +156,32 @@ func TestDoctorBridgePortMTU(t *testing.T) {
 	d.terminate(t)
 }
 
+// All ports take what the tap does, and somebody beyond them does not.
+func TestDoctorPathMTU(t *testing.T) {
+	t.Parallel()
+	host, far := netlab.New(t, "host"), netlab.New(t, "far")
+	d := bridged(t, host, far, "--gateway", "10.0.0.6")
+	healthy(t, host, d)
+	far.Run(t, "ip", "link", "set", "dev", "eth0", "mtu", "1400")
+	f := onlyCause(t, doctor.CauseMTU, host, d)
+	if !strings.Contains(fmt.Sprint(f), "10.0.0.6") {
+		t.Errorf("how far it gets is not told: %v", f)
+	}
+	d.terminate(t)
+}
+
+func TestDoctorNoAddress(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	d := patient(t, host, "tap:tap0")
+	host.Run(t, "ip", "addr", "flush", "dev", "tap0")
+	onlyCause(t, doctor.CauseNoCommon, host, d)
+	d.ok(t, "ustack", "addr", "del", stack4+"/24")
+	d.ok(t, "ustack", "addr", "del", stack6+"/64")
+	onlyCause(t, doctor.CauseNoAddress, host, d)
+	d.terminate(t)
+}
+
 // bridged starts a daemon on a tap in a bridge: br0 has host4, and far is behind
 // another port.
 //
@@ -164,14 +190,14 @@ func TestDoctorBridgePortMTU(t *testing.T) {
 //	│ .4   ├───┤tap0    port0───┤eth0 .6   │
 //	└──────┘   │  br0 .5    │   └──────────┘
 //	           └────────────┘
-func bridged(t testing.TB, host, far *netlab.NS) *daemon {
+func bridged(t testing.TB, host, far *netlab.NS, more ...string) *daemon {
 	t.Helper()
 	netlab.Veth(t, host, "port0", far, "eth0")
 	far.Addr(t, "eth0", "10.0.0.6/24")
 	host.Bridge(t, "br0", "port0")
 	host.Addr(t, "br0", host4+"/24")
 	answerDNS(t, host, host4+":53")
-	return up(t, host, "--link", "tap:tap0", "--bridge", "br0", "--addr", stack4+"/24", "--dns", host4)
+	return up(t, host, append([]string{"--link", "tap:tap0", "--bridge", "br0", "--addr", stack4 + "/24", "--dns", host4}, more...)...)
 }
 
 func TestDoctorWrongMAC(t *testing.T) {

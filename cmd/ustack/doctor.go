@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ustack/ustack/control"
 	"github.com/ustack/ustack/doctor"
 )
 
@@ -63,16 +64,8 @@ func (a *app) doctorConfig(ctx context.Context, f *doctorFlags) (cfg doctor.Conf
 	cfg = doctor.Config{Client: a.client(), Program: f.program}
 	text := f.link
 	if text == "" {
-		text = defaultLink
-		// That no daemon answers, or not in time, is a matter for the examination.
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		if links, err := cfg.Client.Links(ctx); err == nil {
-			for _, l := range links {
-				if l.Kind == kindTap {
-					text = kindTap + ":" + l.Name
-				}
-			}
+		if text, err = a.daemonTap(ctx, cfg.Client); err != nil {
+			return cfg, err
 		}
 	}
 	var hostIf string
@@ -92,6 +85,31 @@ func (a *app) doctorConfig(ctx context.Context, f *doctorFlags) (cfg doctor.Conf
 	cfg.HardwareAddr = stableMAC(cfg.Link.Name)
 	cfg.LastEnd = readLastEnd(cfg.Client.Path, cfg.Link.Name)
 	return cfg, nil
+}
+
+// daemonTap returns the tap of the daemon, else the default one: that no daemon answers,
+// or not in time, is a matter for the examination.
+func (a *app) daemonTap(ctx context.Context, client *control.Client) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	links, err := client.Links(ctx)
+	if err != nil {
+		return defaultLink, nil
+	}
+	other := ""
+	for _, l := range links {
+		switch l.Kind {
+		case kindTap:
+			return kindTap + ":" + l.Name, nil
+		case loopbackKind:
+		default:
+			other = l.Name + " (" + l.Kind + ")"
+		}
+	}
+	if other != "" {
+		return "", fmt.Errorf("the daemon's link is %s, and only a tap can be examined: name one with --link tap:NAME", other)
+	}
+	return defaultLink, nil
 }
 
 // examine prints what is wrong, and with fix does what can be done about it.
