@@ -56,12 +56,13 @@ except OSError as e: print(e.errno)'`, `^STACK4\n255\.255\.255\.0\n19\n`},
 for f, t, p in (2, 3, 255), (2, 3, 6), (17, 3, 3), (17, 3, 3):
     try: s.socket(f, t, p); print("ok")
     except OSError as e: print(e.errno)' 2>&1`, `raw IP sockets .*protocol 255.*93\n.*protocol 6\)\n93\n.*packet sockets see [^\n]*\nok\nok\n\z`},
+	{"another user without CAP_SYS_PTRACE", `setpriv --bounding-set=-sys_ptrace --inh-caps=-all $U run setpriv --reuid 65534 --clear-groups curl -sS -m 5 http://HOST4/ 2>&1`, `ustack: curl runs as another user.*CAP_SYS_PTRACE`},
 	{"nested", `$U run $U run true 2>&1; echo $?`, `cannot run inside ustack run.*\n126`},
 	{"left behind", `$U run bash -c '(until [ -e D/go ]; do sleep 0.05; done; curl -sS http://HOST4/n/late >D/late) >/dev/null 2>&1 & echo begun'
 		touch D/go; until [ -s D/late ]; do sleep 0.05; done; cat D/late`, `^begun\n/n/late`},
 	{"front killed", `$U run sleep 7654 & p=$!; until grep -q sleep /proc/[0-9]*/comm && pgrep -fx 'sleep 7654' >D/pid; do sleep 0.05; done; kill -9 $p; while kill -0 $(cat D/pid) 2>&-; do sleep 0.02; done; echo gone`, `gone`},
 	// The first process of this namespace takes the exit statuses of its own children only.
-	{"no zombie", `printf 'x\1' >D/text; chmod +x D/text; unshare --pid --fork --mount-proc perl -e 'for my $p (["true"], ["nosuch"], ["D/text"], ["sh", "-c", "exit 3"], ["sh", "-c", "sleep 0 & kill -9 \$\$"],
+	{"no zombie", `printf 'x\1' >D/text; chmod +x D/text; unshare --pid --fork --mount-proc perl -e 'for my $p (["true"], ["nosuch"], ["D/text"], ["sh", "-c", "exit 3"], ["sh", "-c", "sleep 0; kill -9 \$\$"],
 		["--share-net", "curl", "-s", "http://HOST4/n/1"]) { system($ENV{U}, "run", @$p) } $/ = undef;
 		for (glob "/proc/[0-9]*/stat") { open F, $_ or next; $_ = <F>; print if /\) Z/ } print "end\n"' 2>&-`, `^/n/1\nend\n\z`},
 	{"no daemon", `USTACK_SOCKET=D/nosuch $U run true 2>&1; echo $?`, `ustack up; or .*--link.*\n1\n`},

@@ -16,6 +16,9 @@ func (sup *supervisor) handle(c *call) verdict {
 	}
 	fd, err := sup.procs.dup(c.tid, c.args[0], 0)
 	if err != nil {
+		if err == unix.EPERM {
+			sup.sayUnwatched(c.tid)
+		}
 		return native // the kernel knows the error best
 	}
 	c.fd = fd

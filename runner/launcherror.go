@@ -29,7 +29,7 @@ func (e *LaunchError) Error() string {
 		return fmt.Sprintf("run %s: there is no /proc here: mount it first (mount -t proc proc /proc)", e.Path)
 	case e.Step == "watch":
 		return fmt.Sprintf("a process may not look into another here (%v): a container's seccomp profile has to allow "+
-			"pidfd_open, pidfd_getfd, process_vm_readv and process_vm_writev", e.Err)
+			"pidfd_open, pidfd_getfd, process_vm_readv and process_vm_writev, as Docker's does with --cap-add SYS_PTRACE", e.Err)
 	case e.Step == "access":
 		return fmt.Sprintf("run %s: ustack may not look into it (%v): %s", e.Path, e.Err, accessReason())
 	case errno == unix.EBUSY:

@@ -39,6 +39,19 @@ func (sup *supervisor) say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "ustack: %s\n", text)
 }
 
+// sayUnwatched tells of a program that may not be looked into: it runs as another user by now, and the
+// supervisor is without CAP_SYS_PTRACE, as root is in many a container.
+func (sup *supervisor) sayUnwatched(tid int) {
+	if len(sup.table.all()) == 0 {
+		return // it has no socket of the stack's
+	}
+	name := "a program"
+	if b, err := os.ReadFile("/proc/" + itoa(tid) + "/comm"); err == nil {
+		name = strings.TrimSpace(string(b))
+	}
+	sup.say("%s runs as another user, and ustack may not look into it: its sockets do not work: give ustack CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)", name)
+}
+
 // summary tells how often each call was passed to the supervisor.
 func (sup *supervisor) summary() {
 	if !sup.cfg.Verbose {
