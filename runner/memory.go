@@ -23,6 +23,23 @@ func (c *call) write(addr uint64, b []byte) syscall.Errno {
 	return c.memory(unix.SYS_PROCESS_VM_WRITEV, addr, b)
 }
 
+// writeBoth is write of two values at once.
+func (c *call) writeBoth(addr uint64, b []byte, addr2 uint64, b2 []byte) syscall.Errno {
+	if len(b) == 0 {
+		return c.write(addr2, b2)
+	}
+	if addr == 0 || addr2 == 0 {
+		return unix.EFAULT
+	}
+	local := [2]unix.Iovec{{Base: &b[0]}, {Base: &b2[0]}}
+	local[0].SetLen(len(b))
+	local[1].SetLen(len(b2))
+	remote := [2]unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}, {Base: uintptr(addr2), Len: len(b2)}}
+	n, _, errno := syscall.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 2,
+		uintptr(unsafe.Pointer(&remote)), 2, 0)
+	return moved(int(n), errno, len(b)+len(b2))
+}
+
 func (c *call) memory(nr uintptr, addr uint64, b []byte) syscall.Errno {
 	if len(b) == 0 {
 		return 0
@@ -35,10 +52,15 @@ func (c *call) memory(nr uintptr, addr uint64, b []byte) syscall.Errno {
 	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(b)}
 	n, _, errno := syscall.RawSyscall6(nr, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 1,
 		uintptr(unsafe.Pointer(&remote)), 1, 0)
+	return moved(int(n), errno, len(b))
+}
+
+// moved is the answer to a transfer of n bytes of want.
+func moved(n int, errno syscall.Errno, want int) syscall.Errno {
 	switch {
 	case errno == unix.ESRCH:
 		return unix.ESRCH
-	case errno != 0 || int(n) != len(b):
+	case errno != 0 || n != want:
 		return unix.EFAULT
 	}
 	return 0
@@ -94,13 +116,13 @@ func (c *call) writeValue(addr, lenp uint64, value []byte, full bool) syscall.Er
 		return unix.EINVAL
 	}
 	n := min(room, len(value))
-	if errno := c.write(addr, value[:n]); errno != 0 {
-		return errno
-	}
+	told := n
 	if full {
-		n = len(value)
+		told = len(value)
 	}
-	return c.writeInt(lenp, n)
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(int32(told)))
+	return c.writeBoth(addr, value[:n], lenp, b[:])
 }
 
 // hostOrder is the order of numbers in the program's structures.

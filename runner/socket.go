@@ -136,9 +136,9 @@ func unixType(typ int) int {
 	return typ
 }
 
-// newSocket makes a socket and its unix socket, which does not block. The descriptor is the
+// newSocket makes a socket and its unix socket, with flags: SOCK_NONBLOCK or none. The descriptor is the
 // caller's.
-func (sup *supervisor) newSocket(domain, typ, proto int) (*socket, int, syscall.Errno) {
+func (sup *supervisor) newSocket(domain, typ, proto, flags int) (*socket, int, syscall.Errno) {
 	s := &socket{sup: sup, domain: domain, typ: typ, proto: proto}
 	mk, errno := makerOf(typ, &s.proto)
 	if errno != 0 {
@@ -147,12 +147,14 @@ func (sup *supervisor) newSocket(domain, typ, proto int) (*socket, int, syscall.
 	if s.kind, errno = mk(s); errno != 0 {
 		return nil, -1, errno
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unixType(typ)|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unixType(typ)|flags|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		errno, _ = err.(syscall.Errno)
 		return nil, -1, errno
 	}
-	sup.growSendBuffer(fd)
+	if typ != unix.SOCK_STREAM { // which gets it when it is connected
+		sup.growSendBuffer(fd)
+	}
 	s.ino = inodeOf(fd)
 	return s, fd, 0
 }
@@ -173,7 +175,7 @@ func (sup *supervisor) socketCall(c *call) verdict {
 	if typ == unix.SOCK_RAW && !mayUseRaw(c.tid) {
 		return fail(unix.EPERM)
 	}
-	s, fd, errno := sup.newSocket(domain, typ, proto)
+	s, fd, errno := sup.newSocket(domain, typ, proto, flags&unix.SOCK_NONBLOCK)
 	if errno != 0 {
 		if proto == unix.IPPROTO_MPTCP { // whoever tries it goes on with TCP
 			return fail(errno)
@@ -186,11 +188,6 @@ func (sup *supervisor) socketCall(c *call) verdict {
 		return fail(errno)
 	}
 	defer unix.Close(fd)
-	if flags&unix.SOCK_NONBLOCK != 0 {
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return fail(unix.ENFILE)
-		}
-	}
 	v, _ := c.install(s, fd, flags&unix.SOCK_CLOEXEC != 0)
 	return v
 }

@@ -37,6 +37,7 @@ type supervisor struct {
 	restarts  restarts
 	voices    voices
 	spares    spares
+	laters    laters
 	watch4    watch
 	watch6    watch
 	sweeps    chan struct{}

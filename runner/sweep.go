@@ -12,6 +12,8 @@ import (
 const (
 	// minSweep is how many sockets may come before the first sweep.
 	minSweep = 512
+	// maxLooked is how many sockets are looked for one by one before all are listed.
+	maxLooked = 32
 	// sweepTime is how often it is looked whether a socket that holds something of the daemon's
 	// is still there, such as a listener's port.
 	sweepTime = 50 * time.Millisecond
@@ -49,6 +51,7 @@ func (sup *supervisor) sweeper() {
 		case <-t.C:
 		}
 		start := time.Now()
+		sup.laters.do()
 		sup.held.dropGone()
 		sup.sweep(all)
 		for _, t := range sup.listeners.all() {
@@ -93,18 +96,10 @@ func (sup *supervisor) sweep(all bool) {
 	if !all {
 		doubtful = slices.DeleteFunc(doubtful, func(s *socket) bool { return !s.holds() })
 	}
-	// Where it was last is the quick answer for most.
-	n := 0
-	for _, s := range doubtful {
-		sup.table.mu.Lock()
-		where, ino := s.where, s.ino
-		sup.table.mu.Unlock()
-		if where.tid == 0 || !where.holds(ino) {
-			doubtful[n] = s
-			n++
-		}
+	if len(doubtful) <= maxLooked {
+		doubtful = slices.DeleteFunc(doubtful, sup.isWhereItWas)
 	}
-	if doubtful = doubtful[:n]; n == 0 {
+	if len(doubtful) == 0 {
 		sup.table.swept(all)
 		return
 	}
@@ -117,21 +112,23 @@ func (sup *supervisor) sweep(all bool) {
 	}
 	missing := false
 	for _, s := range doubtful {
-		gone := false
 		sup.table.mu.Lock()
 		switch {
 		case there[s.ino]:
 			s.missed = 0
 		case s.born <= clock:
 			s.missed++
-			gone = s.missed > 1
-			missing = missing || !gone
 		}
-		if gone {
-			delete(sup.table.byIno, s.ino)
-		}
+		missed := s.missed
 		sup.table.mu.Unlock()
-		if gone {
+		switch {
+		case missed == 1:
+			missing = true
+		case missed > 1 && sup.isWhereItWas(s):
+			sup.table.mu.Lock()
+			s.missed = 0
+			sup.table.mu.Unlock()
+		case missed > 1 && sup.table.removeMissed(s):
 			s.kind.gone()
 		}
 	}
@@ -139,6 +136,25 @@ func (sup *supervisor) sweep(all bool) {
 	if missing {
 		sup.sweepSoon()
 	}
+}
+
+// removeMissed takes a socket out that has been missed, unless it has another inode since.
+func (t *table) removeMissed(s *socket) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.missed < 2 || t.byIno[s.ino] != s {
+		return false
+	}
+	delete(t.byIno, s.ino)
+	return true
+}
+
+// isWhereItWas is the quick answer for most sockets, if there are few.
+func (sup *supervisor) isWhereItWas(s *socket) bool {
+	sup.table.mu.Lock()
+	where, ino := s.where, s.ino
+	sup.table.mu.Unlock()
+	return where.tid != 0 && where.holds(ino)
 }
 
 func (t *table) swept(all bool) {

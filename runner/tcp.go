@@ -38,9 +38,8 @@ type tcp struct {
 	options map[string]int
 	// unsent are those that the daemon does not know of yet.
 	unsent map[string]int
-	// optionTimer sends them, at optionsDue if there are any.
-	optionTimer *time.Timer
-	optionsDue  time.Time
+	// flushing and listed say that a timer or the sweeper will send them.
+	flushing, listed bool
 	// session and flow are the daemon's socket, if there is one.
 	session *control.Session
 	flow    uint64

@@ -15,12 +15,12 @@ import (
 	"github.com/ustack/ustack/control"
 )
 
-// watchTime is how often a dial that takes long looks whether the program still has
-// the socket.
+// watchTime is after which time it is looked whether the program still has the socket of a dial.
 const watchTime = 50 * time.Millisecond
 
 // A dialing is a connect under way.
 type dialing struct {
+	began  time.Time
 	cancel context.CancelFunc
 	// waiting are the calls that block until it is over. The socket's mu guards it. An answer that
 	// reaches none of them is not kept: the next connect finds out what became of this one.
@@ -91,6 +91,8 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 	nonblocking := c.nonblocking()
 	if nonblocking {
 		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1) // the least there is
+	} else {
+		t.s.sup.growSendBuffer(c.fd)
 	}
 	if t.far < 0 {
 		far, err := t.s.sup.meeting.pair(c.fd)
@@ -99,8 +101,8 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 		}
 		t.far = far
 	}
-	ctx, cancel := context.WithTimeout(t.s.sup.ctx, t.patience())
-	d := &dialing{cancel: cancel, sent: maps.Clone(t.options)}
+	ctx, cancel := t.patience()
+	d := &dialing{began: time.Now(), cancel: cancel, sent: maps.Clone(t.options)}
 	remote := to.addr.Addr().Unmap()
 	r := control.Request{
 		Op: "dial", Network: "tcp4", Address: to.wire(), Hold: true, Options: t.optionsFor(remote),
@@ -133,9 +135,9 @@ func (t *tcp) start(c *call, to sockaddr) verdict {
 	return later
 }
 
-// patience is how long a connect may take: what Linux makes of TCP_SYNCNT and TCP_USER_TIMEOUT
-// (tcp(7)), which the stack has no use for before the connection stands. mu is held.
-func (t *tcp) patience() time.Duration {
+// patience is the context of a connect, which ends when Linux would give up by TCP_SYNCNT and
+// TCP_USER_TIMEOUT (tcp(7)): the stack has no use for those before the connection stands. mu is held.
+func (t *tcp) patience() (context.Context, context.CancelFunc) {
 	d := time.Hour // the stack gives up long before
 	if n, ok := t.options["tcp.syncnt"]; ok && n < 10 {
 		d = (2<<n - 1) * time.Second // with 1 s before the first repetition, and double each time
@@ -143,7 +145,10 @@ func (t *tcp) patience() time.Duration {
 	if ms := t.options["tcp.user_timeout"]; ms > 0 {
 		d = min(d, time.Duration(ms)*time.Millisecond)
 	}
-	return d
+	if d == time.Hour {
+		return context.WithCancel(t.s.sup.ctx)
+	}
+	return context.WithTimeout(t.s.sup.ctx, d)
 }
 
 // wait lets a call wait for the end of the dial; after SO_SNDTIMEO it answers errno. mu is held.
@@ -173,10 +178,10 @@ func (t *tcp) wait(c *call, errno syscall.Errno) {
 func (t *tcp) dialOut(ctx context.Context, d *dialing, r control.Request, fd int) {
 	sup := t.s.sup
 	sup.wg.Add(1)
-	watch := time.AfterFunc(watchTime, func() { t.watch(d) })
+	sup.laters.dialling(d, t)
 	over := func(session *control.Session, rep control.Reply, err error) {
 		defer sup.wg.Done()
-		watch.Stop()
+		sup.laters.dialled(d)
 		d.cancel()
 		t.dialled(d, session, rep, err)
 	}
@@ -221,9 +226,7 @@ func (t *tcp) watch(d *dialing) {
 	p := [1]unix.PollFd{{Fd: int32(t.far)}}
 	if n, err := unix.Poll(p[:], 0); t.far < 0 || err == nil && n > 0 && p[0].Revents&unix.POLLHUP != 0 {
 		d.cancel()
-		return
 	}
-	time.AfterFunc(watchTime, func() { t.watch(d) })
 }
 
 // failed tells the program that the dial did not work.
@@ -366,7 +369,6 @@ func (t *tcp) renew(c *call) syscall.Errno {
 	if err != nil {
 		return errnoOf(err)
 	}
-	t.s.sup.growSendBuffer(fd)
 	if c.nonblocking() {
 		_ = unix.SetNonblock(fd, true)
 	}

@@ -86,14 +86,11 @@ func (t *tcp) optionsFor(remote netip.Addr) map[string]int {
 }
 
 // optionTime is how long a changed option may wait for others of the same connection, so that they
-// go to the daemon in one message. Those of keep-alive, whose effects come after seconds, may
-// wait for keepaliveTime: many connections are over by then.
-const (
-	optionTime    = time.Millisecond
-	keepaliveTime = 20 * time.Millisecond
-)
+// go to the daemon in one message.
+const optionTime = time.Millisecond
 
-// patient are the options that may wait for keepaliveTime.
+// patient are the options that may wait for the sweeper, those of keep-alive: their effects come after
+// seconds, and many connections are over by then.
 var patient = map[string]bool{"so.keepalive": true, "tcp.keepidle": true, "tcp.keepintvl": true, "tcp.keepcnt": true}
 
 // set notes an option and passes it on. mu is held.
@@ -107,17 +104,13 @@ func (t *tcp) set(wire string, v int) {
 		t.unsent = make(map[string]int)
 	}
 	t.unsent[wire] = v
-	wait := optionTime
-	if patient[wire] {
-		wait = keepaliveTime
-	}
-	if due := time.Now().Add(wait); t.optionsDue.IsZero() || due.Before(t.optionsDue) {
-		t.optionsDue = due
-		if t.optionTimer == nil {
-			t.optionTimer = time.AfterFunc(wait, t.flushOptions)
-		} else {
-			t.optionTimer.Reset(wait)
-		}
+	switch {
+	case !patient[wire] && !t.flushing:
+		t.flushing = true
+		time.AfterFunc(optionTime, t.flushOptions)
+	case patient[wire] && !t.listed:
+		t.listed = true
+		t.s.sup.laters.options(t)
 	}
 }
 
@@ -132,7 +125,7 @@ func (t *tcp) sendOptions() {
 	if t.flow != 0 && len(t.unsent) > 0 {
 		t.session.Post(control.Request{Op: "setopt", Flow: t.flow, Options: t.unsent})
 	}
-	t.unsent, t.optionsDue = nil, time.Time{}
+	t.unsent, t.flushing, t.listed = nil, false, false
 }
 
 func (t *tcp) setOption(c *call, level, name int, value []byte) verdict {
