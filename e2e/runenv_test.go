@@ -57,6 +57,10 @@ for f, t, p in (2, 3, 255), (2, 3, 6), (17, 3, 3), (17, 3, 3):
     try: s.socket(f, t, p); print("ok")
     except OSError as e: print(e.errno)' 2>&1`, `raw IP sockets .*protocol 255.*93\n.*protocol 6\)\n93\n.*packet sockets see [^\n]*\nok\nok\n\z`},
 	{"another user without CAP_SYS_PTRACE", `setpriv --bounding-set=-sys_ptrace --inh-caps=-all $U run setpriv --reuid 65534 --clear-groups curl -sS -m 5 http://HOST4/ 2>&1`, `ustack: curl runs as another user.*CAP_SYS_PTRACE`},
+	// Perl has no handlers of signals: what it calls twice it means.
+	{"calls made twice", `$U run perl -MSocket -e '$| = 1; my $to = sockaddr_in(7, inet_aton("HOST4")), my $at = sockaddr_in(7130, INADDR_ANY);
+		socket(my $c, PF_INET, SOCK_STREAM, 0); for (1..2) { print connect($c, $to) ? "ok" : $!+0, "\n" }
+		socket(my $b, PF_INET, SOCK_STREAM, 0); for (1..2) { print bind($b, $at) ? "ok" : $!+0, "\n" }'`, `^ok\n106\nok\n22\n\z`},
 	{"nested", `$U run $U run true 2>&1; echo $?`, `cannot run inside ustack run.*\n126`},
 	{"left behind", `$U run bash -c '(until [ -e D/go ]; do sleep 0.05; done; curl -sS http://HOST4/n/late >D/late) >/dev/null 2>&1 & echo begun'
 		touch D/go; until [ -s D/late ]; do sleep 0.05; done; cat D/late`, `^begun\n/n/late`},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -111,13 +112,28 @@ func inodeOf(fd int) uint64 {
 
 // threadGroup returns the process of a thread.
 func threadGroup(tid int) (int, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	text, err := statusField(tid, "Tgid")
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := bytes.Cut(b, []byte("\nTgid:"))
+	return strconv.Atoi(text)
+}
+
+// catchesSignals says whether a thread's process has handlers of signals, as far as can be seen.
+func catchesSignals(tid int) bool {
+	text, err := statusField(tid, "SigCgt")
+	return err != nil || strings.Trim(text, "0") != ""
+}
+
+// statusField is a field of /proc/TID/status (proc_pid_status(5)).
+func statusField(tid int, name string) (string, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	if err != nil {
+		return "", err
+	}
+	_, rest, _ := bytes.Cut(b, []byte("\n"+name+":"))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	return strconv.Atoi(string(bytes.TrimSpace(line)))
+	return string(bytes.TrimSpace(line)), nil
 }
 
 // noFD is a descriptor that is not known.

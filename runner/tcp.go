@@ -68,8 +68,11 @@ type tcp struct {
 // comes together with the answer makes the kernel drop that.
 const didTime = 10 * time.Millisecond
 
-// justDid says whether the call was answered just now. mu is held.
-func (t *tcp) justDid(c *call) bool { return t.did == c.key() && time.Since(t.didAt) < didTime }
+// justDid says whether the call was answered just now, and may be that one made again. A program without
+// handlers of signals means what it calls. mu is held.
+func (t *tcp) justDid(c *call) bool {
+	return t.did == c.key() && time.Since(t.didAt) < didTime && catchesSignals(c.tid)
+}
 
 func newTCP(s *socket) (kind, syscall.Errno) {
 	return &tcp{s: s, far: -1, spare: -1, options: make(map[string]int)}, 0
