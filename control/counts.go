@@ -34,7 +34,7 @@ const otherRequest = "other"
 // The requests of protocol.md, which a test reads.
 var (
 	httpRequests = [...]string{
-		"CONNECT", metricsPath, "/v1/addrs", "/v1/fdb", "/v1/flows", "/v1/links", "/v1/neighbours", "/v1/resolve", "/v1/routes",
+		"CONNECT", metricsPath, "/v1/addrs", capturePath, "/v1/fdb", "/v1/flows", "/v1/links", "/v1/neighbours", "/v1/resolve", "/v1/routes",
 		"/v1/sockets", "/v1/stats", "/v1/status", otherRequest,
 	}
 	flowRequests = [...]string{

@@ -13,7 +13,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ustack/ustack/control"
-	"github.com/ustack/ustack/control/controltest"
 )
 
 // helperEnv names the socket on which the re-executed test binary acts as a client.
@@ -32,7 +31,7 @@ func TestMain(m *testing.M) {
 
 // startServer runs a server on b and a client of it, and checks at the end of the test
 // that goroutines and descriptors are back at what they were.
-func startServer(t testing.TB, b *controltest.Backend) (*control.Server, *control.Client) {
+func startServer(t testing.TB, b control.Backend) (*control.Server, *control.Client) {
 	return startServerConfig(t, control.ServerConfig{Backend: b})
 }
 

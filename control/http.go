@@ -63,6 +63,11 @@ func (cc *clientConn) serve() {
 			cc.answer(&response{status: http.StatusBadRequest, err: err}, true)
 			return
 		}
+		if req.URL.Path == capturePath && req.Method == http.MethodGet {
+			r.budget = -1
+			cc.srv.requests.add("http", req.URL.Path, cc.capture(req, br))
+			return
+		}
 		r.budget = maxBody
 		res := cc.respond(req)
 		cc.srv.requests.add("http", req.URL.Path, res.err)
@@ -203,7 +208,7 @@ func (cc *clientConn) respond(req *http.Request) *response {
 		path = "" // not offered
 	}
 	switch path {
-	case metricsPath, "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/fdb", "/v1/resolve":
+	case metricsPath, capturePath, "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/fdb", "/v1/resolve":
 		allow = "GET"
 	case "/v1/addrs", "/v1/routes", "/v1/neighbours":
 		allow = "GET, POST, DELETE"

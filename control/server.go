@@ -71,6 +71,10 @@ type Server struct {
 	// ctx ends with Close; every connection's context comes from it.
 	ctx    context.Context
 	cancel context.CancelFunc
+	// streamCtx is of the answers that have no end of their own; it ends before ctx.
+	streamCtx context.Context
+	endStream context.CancelFunc
+	streams   sync.WaitGroup
 
 	mu       sync.Mutex
 	lis      *net.UnixListener
@@ -121,6 +125,7 @@ func NewServer(cfg ServerConfig) *Server {
 		owners: make(map[ownerKey]string),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.streamCtx, s.endStream = context.WithCancel(s.ctx)
 	return s
 }
 
@@ -266,6 +271,9 @@ func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.closeListener()
+	s.mu.Unlock()
+	s.endStreams()
+	s.mu.Lock()
 	s.cancel()
 	conns := make([]*clientConn, 0, len(s.conns))
 	for c := range s.conns {
@@ -325,9 +333,13 @@ func (s *Server) accepting() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining || s.closed {
-		return &remoteError{text: "the daemon is shutting down", errno: syscall.ESHUTDOWN}
+		return errShutdown()
 	}
 	return nil
+}
+
+func errShutdown() error {
+	return &remoteError{text: "the daemon is shutting down", errno: syscall.ESHUTDOWN}
 }
 
 func (s *Server) flowCount() int {

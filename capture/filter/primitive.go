@@ -80,7 +80,7 @@ func (p *parser) startsValue() bool {
 		}
 		// Without qualifiers a lone word is more likely a misspelt one than a host's name.
 		c := p.tok.text[0]
-		return p.quals != quals{} || '0' <= c && c <= '9' || strings.Contains(p.tok.text, ".")
+		return p.quals.typ != "" || p.quals.dir != "" || '0' <= c && c <= '9' || strings.Contains(p.tok.text, ".")
 	}
 	return false
 }

@@ -23,6 +23,7 @@ type backend struct {
 	// Stack answers what has the same signature on both sides. It is set before
 	// the server serves.
 	*stack.Stack
+	points
 	link    string  // as given to --link
 	fabric  *fabric // the switch that the stack is a port of, or nil; set before the server serves
 	started time.Time
@@ -41,8 +42,9 @@ type warning struct {
 }
 
 var (
-	_ control.Backend = (*backend)(nil)
-	_ control.Switch  = (*backend)(nil)
+	_ control.Backend  = (*backend)(nil)
+	_ control.Switch   = (*backend)(nil)
+	_ control.Capturer = (*backend)(nil)
 )
 
 func newBackend(link string, log *slog.Logger) *backend {

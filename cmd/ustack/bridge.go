@@ -135,7 +135,7 @@ func (a *app) runSwitch(ctx context.Context, f *bridgeFlags, answers bool) (err 
 	stop, hurry, release := endSignals(ctx, log)
 	defer release()
 
-	backend := &noStack{started: time.Now()}
+	backend := &noStack{points: new(points), started: time.Now()}
 	var server *control.Server
 	if answers {
 		path, isDefault, err := control.ListenPath(a.socket)
@@ -156,7 +156,7 @@ func (a *app) runSwitch(ctx context.Context, f *bridgeFlags, answers bool) (err 
 		}
 		defer func() { err = errors.Join(err, server.Close()) }()
 	}
-	fabric, err := newFabric(cfg, ports, f.stateDir)
+	fabric, err := newFabric(cfg, ports, f.stateDir, backend.points)
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func (d *daemon) listen(context.Context) error {
 // host's side changes it, so that it can be undone.
 func (d *daemon) openLink(context.Context) (err error) {
 	if len(d.set.ports) > 0 {
-		if d.fabric, err = newFabric(bridge.Config{Logger: d.log}, d.set.ports, d.set.stateDir); err != nil {
+		if d.fabric, err = newFabric(bridge.Config{Logger: d.log}, d.set.ports, d.set.stateDir, &d.backend.points); err != nil {
 			return err
 		}
 		d.backend.fabric = d.fabric
@@ -203,6 +203,7 @@ func (d *daemon) startStack(context.Context) error {
 	if mac == nil {
 		mac = stableMAC(d.device.Info().Name)
 	}
+	d.device = d.backend.points.add(d.device)
 	s, err := stack.New(stack.Config{
 		Device:            d.device,
 		HardwareAddr:      mac,
@@ -223,6 +224,7 @@ func (d *daemon) startStack(context.Context) error {
 	}
 	d.stack = s
 	d.backend.Stack = s
+	d.backend.points.lookup = s.LookupNetIP
 	return nil
 }
 

@@ -40,6 +40,15 @@ func TestWrongUsage(t *testing.T) {
 		{"neigh del nobody", `"nobody": not the IP address of a neighbour`},
 		{"link show tap0 tap1", `unexpected argument "tap1": 'ustack link show' takes one LINK`},
 		{"ss -x", `unknown shorthand flag: 'x' in -x`},
+		{"capture port", `filter "port": at its end: a port is missing`},
+		{"capture tcp and foo", `filter "tcp and foo": "foo" at column 9: not a condition that is known`},
+		{"capture -c x", `--count "x": not a whole number`},
+		{"capture -C 5", `-C needs a file to store frames in: add -w FILE`},
+		{"capture -C 5 -w -", `-C needs a file to store frames in: add -w FILE`},
+		{"capture -W 5 -w x", `-W needs a size of files: add -C MB`},
+		{"capture -r x -i tap0", `-i is for a capture of a daemon's frames`},
+		{"capture -w x -X", `-x and -X print frames, -w stores them`},
+		{"capture -B 5", `-B 5: out of range: use `},
 		{"up --dhcp=maybe", `--dhcp "maybe": not true or false`},
 		{"help statsu", `unknown command "statsu": did you mean 'ustack stat`},
 		{"help addr ad", `unknown command "ad": did you mean 'ustack addr a`},
@@ -62,7 +71,7 @@ func TestWrongUsage(t *testing.T) {
 
 func TestNoDaemon(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
-	for _, args := range []string{"status", "link", "addr", "neigh", "route", "ss", "stats", "addr add 10.0.0.4/24", "route del default"} {
+	for _, args := range []string{"status", "link", "addr", "neigh", "route", "ss", "stats", "capture", "capture -w /dev/null tcp", "addr add 10.0.0.4/24", "route del default"} {
 		stdout, stderr, code := try(t, append(strings.Fields(args), "--socket", socket)...)
 		if code != exitError || stdout != "" || strings.Count(stderr, "\n") != 1 ||
 			!strings.HasPrefix(stderr, "ustack: ") || !strings.Contains(stderr, socket) || !strings.Contains(stderr, "ustack up") {

@@ -16,13 +16,15 @@ import (
 // noStack is the control.Backend of a daemon that only switches frames: whatever needs a stack
 // answers ENETDOWN, as a kernel without an interface does.
 type noStack struct {
+	*points
 	fabric  *fabric
 	started time.Time
 }
 
 var (
-	_ control.Backend = (*noStack)(nil)
-	_ control.Switch  = (*noStack)(nil)
+	_ control.Backend  = (*noStack)(nil)
+	_ control.Switch   = (*noStack)(nil)
+	_ control.Capturer = (*noStack)(nil)
 )
 
 func without(what string) error {

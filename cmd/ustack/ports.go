@@ -75,8 +75,9 @@ func parsePorts(texts []string) ([]portSpec, error) {
 // A fabric is a switch and the wires that it joins.
 type fabric struct {
 	*bridge.Bridge
-	ports []*fabricPort
-	hosts []*hostnet.Host
+	points *points
+	ports  []*fabricPort
+	hosts  []*hostnet.Host
 }
 
 type fabricPort struct {
@@ -84,10 +85,10 @@ type fabricPort struct {
 	*bridge.Port
 }
 
-// newFabric opens every wire, brings the host's interface behind it up and joins them. What was
-// opened is released if that does not work.
-func newFabric(cfg bridge.Config, ports []portSpec, stateDir string) (_ *fabric, err error) {
-	f := &fabric{Bridge: bridge.New(cfg)}
+// newFabric opens every wire, brings the host's interface behind it up and joins them, with a
+// point of capture at each. What was opened is released if that does not work.
+func newFabric(cfg bridge.Config, ports []portSpec, stateDir string, at *points) (_ *fabric, err error) {
+	f := &fabric{Bridge: bridge.New(cfg), points: at}
 	defer func() {
 		if err != nil {
 			f.Close()
@@ -115,7 +116,7 @@ func (f *fabric) add(p portSpec, log *slog.Logger, stateDir string) error {
 		f.hosts = append(f.hosts, host)
 	}
 	port, err := f.AddPort(bridge.PortConfig{
-		Device: dev, Isolated: p.isolated, Storm: p.storm, MaxStations: p.stations,
+		Device: f.points.add(dev), Isolated: p.isolated, Storm: p.storm, MaxStations: p.stations,
 	})
 	if err != nil {
 		return err
