@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 )
 
@@ -64,6 +63,12 @@ type Outcome struct {
 // Judge runs all checks on what was gathered.
 func Judge(env *Environment) *Report {
 	r := &Report{Env: env}
+	for _, option := range []string{"loss", "corrupt", "duplicate", "reorder", "rate"} {
+		if env.impaired(option) {
+			r.Notes = append(r.Notes, "the link is disturbed on purpose: option "+option+" of "+env.Stack.Link.Spec)
+		}
+	}
+	r.Notes = append(r.Notes, env.Notes...)
 	found := make(map[string]bool)
 	for _, c := range Checks() {
 		out := Outcome{Check: &c, State: StateOK}
@@ -96,7 +101,3 @@ func one(f Finding) ([]Finding, error) { return []Finding{f}, nil }
 
 // none is what a check returns that found nothing.
 func none() ([]Finding, error) { return nil, nil }
-
-func unknownf(format string, args ...any) ([]Finding, error) {
-	return nil, fmt.Errorf(format, args...)
-}

@@ -86,7 +86,8 @@ func TestChecks(t *testing.T) {
 		{"", func(e *Environment) { program(e); e.Program = true }},
 		{CauseSpeed, func(e *Environment) { e.Ethtool["tap0"] = Ethtool{Known: true, Duplex: "full"} }},
 		{CauseSpeed, func(e *Environment) { e.Ethtool["tap0"] = Ethtool{Known: true, Speed: 100, Duplex: "half"} }},
-		{CauseMTU, func(e *Environment) { e.tapAttrs().MTU = 9000 }},
+		{CauseMTU, func(e *Environment) { e.tapAttrs().MTU = 1400 }},
+		{"", func(e *Environment) { e.tapAttrs().MTU = 9000 }},
 		{CauseOffload, func(e *Environment) { e.Ethtool["tap0"] = Ethtool{TSO: true} }},
 		{"", func(e *Environment) {
 			e.Ethtool["tap0"] = Ethtool{TSO: true}
@@ -121,6 +122,14 @@ func TestChecks(t *testing.T) {
 		{CauseNoAddress, func(e *Environment) { e.Stack.Addrs = nil }},
 		{CauseNoCommon, func(e *Environment) { e.Addrs = nil }},
 		{CauseMTU, func(e *Environment) { e.Observed.Full = []Ping{{To: ipB, Size: 1472, Err: unix.ETIMEDOUT}} }},
+		{"", func(e *Environment) { // somebody else's answers will do
+			e.Addrs = nil
+			e.Observed.ToHost = []Ping{{To: ipB}}
+		}},
+		{"", func(e *Environment) { // what corrupts on purpose spoils checksums
+			e.Stack.Link.Spec = "tap:tap0,corrupt=1%"
+			e.out(ipFrame(macB, unix.IPPROTO_UDP, udp(badSum)))
+		}},
 		{CauseUnexplained, func(e *Environment) { e.Observed.ToStack = []Ping{{To: ipA, Err: unix.ETIMEDOUT}} }},
 	} {
 		env := fixture()

@@ -16,12 +16,13 @@ func sizeChecks() []Check {
 	}
 }
 
-// findMTU compares the MTU of the tap with that of the stack and with those of its
+// findMTU compares the MTU of the stack with that of the tap and with those of its
 // fellow ports: a bridge drops what is too long for a port, and tells nobody
-// (is_skb_forwardable in net/bridge/br_forward.c).
+// (is_skb_forwardable in net/bridge/br_forward.c). A stack that sends less than it might
+// harms nobody: DHCP may have told it to.
 func findMTU(env *Environment) (all []Finding, err error) {
 	tap := env.Tap()
-	if s := env.Stack; s != nil && s.Link.MTU != tap.MTU {
+	if s := env.Stack; s != nil && s.Link.MTU > tap.MTU {
 		f := Finding{
 			Title:    fmt.Sprintf("the stack's MTU is %d and that of %s is %d", s.Link.MTU, env.Link, tap.MTU),
 			Evidence: []string{fmt.Sprintf("ustack link: mtu %d; ip link show %s: mtu %d", s.Link.MTU, env.Link, tap.MTU)},
@@ -31,17 +32,21 @@ func findMTU(env *Environment) (all []Finding, err error) {
 		f.Fix = []Step{{cmd, func() error { return netlink.LinkSetMTU(tap, s.Link.MTU) }}}
 		all = append(all, f)
 	}
+	longest := tap.MTU
+	if s := env.Stack; s != nil {
+		longest = min(longest, s.Link.MTU)
+	}
 	if m := env.Master(); m != nil {
 		for _, port := range env.Ports(m) {
-			if a := port.Attrs(); a.MTU < tap.MTU {
+			if a := port.Attrs(); a.MTU < longest {
 				all = append(all, Finding{
-					Title: fmt.Sprintf("the port %s of %s takes %d bytes, and %s sends up to %d: longer frames are dropped without a word", a.Name, m.Attrs().Name, a.MTU, env.Link, tap.MTU),
+					Title: fmt.Sprintf("the port %s of %s takes %d bytes, and %s sends up to %d: longer frames are dropped without a word", a.Name, m.Attrs().Name, a.MTU, env.Link, longest),
 					Link:  a.Name,
 					Evidence: []string{
 						fmt.Sprintf("ip link show: %s mtu %d, %s mtu %d", a.Name, a.MTU, env.Link, tap.MTU),
 					},
 					Remedy: []string{
-						fmt.Sprintf("ip link set dev %s mtu %d   # if all that is beyond can take it", a.Name, tap.MTU),
+						fmt.Sprintf("ip link set dev %s mtu %d   # if all that is beyond can take it", a.Name, longest),
 						fmt.Sprintf("or start the daemon with --mtu %d", a.MTU),
 					},
 				})

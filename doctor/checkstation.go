@@ -61,6 +61,9 @@ func findNoCommon(env *Environment) ([]Finding, error) {
 	if env.Mode != ModeDaemon || env.Master() != nil {
 		return none()
 	}
+	if o := env.Observed; o != nil && slices.ContainsFunc(o.ToHost, func(p Ping) bool { return p.Answered() }) {
+		return none() // by a link-local address, or through somebody who answers for others
+	}
 	var want netip.Prefix
 	for _, p := range env.Stack.prefixes() {
 		if slices.ContainsFunc(env.HostAddrs(), func(h netip.Prefix) bool { return isGlobal(h) && (p.Contains(h.Addr()) || h.Contains(p.Addr())) }) {
@@ -173,7 +176,8 @@ func findDuplicateIP(env *Environment) (all []Finding, err error) {
 	host := env.Host()
 	for _, p := range env.HostAddrs() {
 		for _, c := range claims {
-			if c.ip == p.Addr() && host != nil && c.mac != host.Attrs().HardwareAddr.String() {
+			// One host may well answer by another of its interfaces.
+			if c.ip == p.Addr() && host != nil && !env.isHostMAC(c.mac) {
 				add(c.ip, fmt.Sprintf("%s is the host's on %s at %s, and %s said by ARP on %s that it has it", c.ip, host.Attrs().Name, host.Attrs().HardwareAddr, c.mac, c.link))
 			}
 		}
@@ -413,6 +417,10 @@ func findUnexplained(env *Environment) ([]Finding, error) {
 // isHosts reports whether the host has ip on the tap's segment.
 func (e *Environment) isHosts(ip netip.Addr) bool {
 	return slices.ContainsFunc(e.HostAddrs(), func(p netip.Prefix) bool { return p.Addr() == ip })
+}
+
+func (e *Environment) isHostMAC(mac string) bool {
+	return slices.ContainsFunc(e.Links, func(l netlink.Link) bool { return l.Attrs().HardwareAddr.String() == mac })
 }
 
 func (e *Environment) nameOf(index int) string {

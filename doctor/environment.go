@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/ustack/ustack/control"
+	"github.com/ustack/ustack/link/spec"
 )
 
 // A Mode says who reads and writes the tap's frames.
@@ -199,6 +200,16 @@ func (e *Environment) who() string {
 		return e.Holder()
 	}
 	return ""
+}
+
+// impaired reports whether the stack's SPEC has an option that disturbs frames on
+// purpose.
+func (e *Environment) impaired(option string) bool {
+	if e.Stack == nil {
+		return false
+	}
+	s, err := spec.Parse(e.Stack.Link.Spec)
+	return err == nil && slices.ContainsFunc(s.Options, func(o spec.Option) bool { return o.Name == option })
 }
 
 // notef adds to Notes.

@@ -11,6 +11,8 @@ import (
 type Report struct {
 	Env      *Environment
 	Outcomes []Outcome
+	// Notes say what could not be looked at, and what else there is to know.
+	Notes []string
 }
 
 // Findings returns all of them, causes before what they were looked for after. It is
@@ -80,7 +82,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	for _, reason := range reasons {
 		fmt.Fprintf(&b, "-      not looked for because of %s: %s\n", reason, strings.Join(explained[reason], ", "))
 	}
-	for _, note := range r.Env.Notes {
+	for _, note := range r.Notes {
 		fmt.Fprintf(&b, "note   %s\n", printable(note))
 	}
 	switch n := len(r.Findings()); n {
