@@ -264,7 +264,19 @@ func (d *dgram) alarm() {
 	defer unix.Close(fd)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.err == 0 && len(d.errors) == 0 { // the program has come by
+		return
+	}
 	d.raised = d.s.sup.voices.raise(fd, d.far) || d.raised
+}
+
+// alarmSoon is alarm for who holds mu.
+func (d *dgram) alarmSoon() {
+	d.s.sup.wg.Add(1)
+	go func() {
+		defer d.s.sup.wg.Done()
+		d.alarm()
+	}()
 }
 
 // takeError returns the error that a call has to tell, once. mu is held.

@@ -60,12 +60,7 @@ func (d *dgram) receiveError(r *receive) verdict {
 	}
 	d.mu.Unlock()
 	if left {
-		sup := d.s.sup
-		sup.wg.Add(1)
-		go func() {
-			defer sup.wg.Done()
-			d.alarm()
-		}()
+		d.alarmSoon()
 	}
 	name := appendSockaddr(nil, d.s.domain, e.to)
 	n := min(len(e.data), r.room)

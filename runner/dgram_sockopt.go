@@ -264,7 +264,8 @@ func (d *dgram) option(c *call, level, name int) verdict {
 		}
 		later := c.detached()
 		return c.later(func() verdict {
-			return later.value(intBytes(pathMTU(d.s.sup.ctx, &d.s.sup.daemon.client, remote)))
+			mtu := pathMTU(d.s.sup.ctx, &d.s.sup.daemon.client, remote)
+			return later.value(intBytes(d.s.sup.paths.mtu(remote, mtu)))
 		})
 	}
 	return unknown

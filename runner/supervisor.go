@@ -40,6 +40,7 @@ type supervisor struct {
 	laters    laters
 	watch4    watch
 	watch6    watch
+	paths     paths
 	sweeps    chan struct{}
 	sweeping  sync.Mutex // held by a sweep
 

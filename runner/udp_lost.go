@@ -133,7 +133,7 @@ func (u *udp) restore(c *call) syscall.Errno {
 		return errno
 	}
 	u.mu.Lock()
-	joined, watches := u.joined, u.watches()
+	joined, watches := u.joined, u.watches() || u.whole.four || u.whole.six
 	u.mu.Unlock()
 	for _, r := range joined {
 		_, _ = u.request(r)

@@ -3,6 +3,8 @@ package runner
 import (
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +26,53 @@ type whole struct {
 	own       []netip.Addr
 }
 
+// paths are MTUs of paths, in bytes, as routers have told them.
+type paths struct {
+	mu sync.Mutex
+	to map[netip.Addr]path
+}
+
+type path struct {
+	mtu  int
+	told time.Time
+}
+
+const (
+	// pathTime is how long a path's MTU holds (net.ipv4.route.mtu_expires), maxPaths how many are
+	// remembered.
+	pathTime = 10 * time.Minute
+	maxPaths = 1024
+	// minMTU4 is net.ipv4.route.min_pmtu, minMTU6 IPV6_MIN_MTU.
+	minMTU4 = 552
+	minMTU6 = 1280
+)
+
+// learn takes note of an ICMP error "packet too big".
+func (p *paths) learn(to netip.Addr, mtu int) {
+	least := minMTU4
+	if to.Is6() {
+		least = minMTU6
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.to == nil || len(p.to) >= maxPaths {
+		p.to = make(map[netip.Addr]path)
+	}
+	p.to[to] = path{max(mtu, least), time.Now()}
+}
+
+// mtu is that of the path, where the link's is at most this one.
+func (p *paths) mtu(to netip.Addr, link int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known, ok := p.to[to.Unmap()]; ok && time.Since(known.told) < pathTime {
+		return min(link, known.mtu)
+	}
+	return link
+}
+
 // setDiscover sets one of the options of how a path's MTU is found. Of those that forbid fragments PROBE
-// and INTERFACE differ from DO in what they do with ICMP errors, which the stack leaves alone for UDP.
+// and INTERFACE differ from DO in that they leave what routers tell alone.
 func (u *udp) setDiscover(c *call, key optionKey, value []byte) verdict {
 	v, errno := intValue(key.level, value)
 	switch {
@@ -56,6 +103,7 @@ func (u *udp) setDiscover(c *call, key optionKey, value []byte) verdict {
 		return ret(0)
 	}
 	return c.later(func() verdict {
+		u.watch()
 		client := &u.s.sup.daemon.client
 		mtu := pathMTU(u.s.sup.ctx, client, netip.Addr{})
 		addrs, _ := client.Addrs(u.s.sup.ctx)
@@ -80,6 +128,14 @@ func discoverOf(whole, want bool) int {
 	return unix.IP_PMTUDISC_DONT
 }
 
+// queues says whether the program reads errors from their queue. mu is held.
+func (u *udp) queues() bool {
+	if u.s.domain == unix.AF_INET6 {
+		return u.options[keptName(optionKey{unix.IPPROTO_IPV6, unix.IPV6_RECVERR})] != 0
+	}
+	return u.options[keptName(optionKey{unix.IPPROTO_IP, unix.IP_RECVERR})] != 0
+}
+
 // tooLong says whether a datagram of n bytes would have to be cut that must not be. The program reads of it
 // from the queue of errors, too, if it asked for that (ip_local_error). mu is held.
 func (u *udp) tooLong(n int, to netip.AddrPort) bool {
@@ -87,19 +143,20 @@ func (u *udp) tooLong(n int, to netip.AddrPort) bool {
 		to = u.remote
 	}
 	a := to.Addr().Unmap()
-	is, header := u.whole.four, ipv4Header+udpHeader
-	recverr := optionKey{unix.IPPROTO_IP, unix.IP_RECVERR}
+	is, header, key := u.whole.four, ipv4Header+udpHeader, keyDiscover
 	if a.Is6() {
-		is, header = u.whole.six, ipv6Header+udpHeader
+		is, header, key = u.whole.six, ipv6Header+udpHeader, keyDiscover6
 	}
-	if u.s.domain == unix.AF_INET6 {
-		recverr = optionKey{unix.IPPROTO_IPV6, unix.IPV6_RECVERR}
+	mtu := u.whole.mtu
+	if v := u.options[keptName(key)]; v != unix.IP_PMTUDISC_PROBE && v != unix.IP_PMTUDISC_INTERFACE {
+		mtu = u.s.sup.paths.mtu(a, mtu)
 	}
-	if !is || n <= u.whole.mtu-header || a.IsLoopback() || slices.Contains(u.whole.own, a) {
+	if !is || n <= mtu-header || a.IsLoopback() || slices.Contains(u.whole.own, a) {
 		return false
 	}
-	if u.options[keptName(recverr)] != 0 && len(u.errors) < maxErrors {
-		u.errors = append(u.errors, queuedError{errno: unix.EMSGSIZE, local: true, info: uint32(u.whole.mtu), to: to})
+	if u.queues() && len(u.errors) < maxErrors {
+		u.errors = append(u.errors, queuedError{errno: unix.EMSGSIZE, local: true, info: uint32(mtu), to: to})
+		u.alarmSoon()
 	}
 	return true
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // A watch receives the ICMP messages of one family for UDP sockets that ask for the errors of
-// what they send with a TTL of their own: traceroute and its like. What a connected socket learns
-// without it is only that nobody listens.
+// what they send with a TTL of their own, traceroute and its like, and for those that forbid
+// fragments. What a connected socket learns without it is only that nobody listens.
 type watch struct {
 	mu   sync.Mutex
 	pipe *pipe
@@ -106,6 +106,9 @@ func (w *watch) relay(sup *supervisor, p *pipe, six bool) {
 		}
 		from := frameAddr(b[1]>>4, b[24:40])
 		source, to := binary.BigEndian.Uint16(q.data), netip.AddrPortFrom(q.to, binary.BigEndian.Uint16(q.data[2:]))
+		if q.errno == unix.EMSGSIZE && q.info > 0 {
+			sup.paths.learn(q.to, int(q.info))
+		}
 		for _, s := range sup.table.all() {
 			if u, ok := s.kind.(*udp); ok {
 				u.errorArrived(from, source, to, q)
@@ -114,14 +117,22 @@ func (w *watch) relay(sup *supervisor, p *pipe, six bool) {
 	}
 }
 
-// errorArrived is __udp4_lib_err's part for sockets with IP_RECVERR.
+// errorArrived is __udp4_lib_err's part for sockets with IP_RECVERR, and for a packet that was too big.
 func (u *udp) errorArrived(from netip.Addr, source uint16, to netip.AddrPort, q quoted) {
 	u.mu.Lock()
-	ours := u.watches() && u.flow != 0 && u.local.Port() == source && (!u.remote.IsValid() || samePeer(u.remote, to))
+	whole := u.whole.four
+	if q.to.Is6() {
+		whole = u.whole.six
+	}
+	queues, connected := u.queues() || u.watches(), u.remote.IsValid()
+	tooBig := whole && q.errno == unix.EMSGSIZE && (queues || connected)
+	ours := (u.watches() || tooBig) && u.flow != 0 && u.local.Port() == source && (!u.remote.IsValid() || samePeer(u.remote, to))
 	u.mu.Unlock()
 	if !ours {
 		return
 	}
-	u.queue(queuedError{errno: q.errno, typ: q.typ, code: q.code, info: q.info, from: from, to: to, data: q.data[8:]})
+	if queues {
+		u.queue(queuedError{errno: q.errno, typ: q.typ, code: q.code, info: q.info, from: from, to: to, data: q.data[8:]})
+	}
 	u.fail(q.errno)
 }
