@@ -40,6 +40,10 @@ func (d *decoder) decode(b []byte) (Event, bool) {
 		e.RC = int(int32(u32(recValue)))
 		return e, true
 	}
+	if e.Step == Ready {
+		e.Port = u16(recValue)
+		return e, true
+	}
 	e.Proto = be16(recProto)
 	e.PktType = PktType(d.layout.skb.pktType.of(b[recPktType]))
 	e.IPSummed = d.layout.skb.ipSummed.of(b[recIPSummed])

@@ -76,7 +76,8 @@ func (d *devices) refresh() bool {
 			}
 		}
 		for line := range strings.Lines(string(text)) {
-			if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			// Every namespace has a lo.
+			if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name != "lo" {
 				d.known[name] = true
 			}
 		}
@@ -91,7 +92,7 @@ func (d *devices) filter() string {
 		none    = "0"
 		longest = 2048
 	)
-	var terms []string
+	terms := []string{`name == " "`} // no device has this name
 	for _, name := range slices.Sorted(maps.Keys(d.known)) {
 		if strings.ContainsAny(name, "\"\\") {
 			return none
@@ -99,7 +100,7 @@ func (d *devices) filter() string {
 		terms = append(terms, `name == "`+name+`"`)
 	}
 	filter := strings.Join(terms, " || ")
-	if filter == "" || len(filter) > longest {
+	if len(filter) > longest {
 		return none
 	}
 	return filter

@@ -120,6 +120,8 @@ func (e *Event) Text() string {
 			return fmt.Sprintf("read from its socket by process %d (%s)", e.PID, e.Comm)
 		}
 		return fmt.Sprintf("read from %s by process %d (%s)", dev, e.PID, e.Comm)
+	case Ready:
+		return fmt.Sprintf("queued for the UDP socket at port %d", e.Port)
 	case TCPTake:
 		return "taken by its TCP connection"
 	case ICMPSend:

@@ -8,9 +8,10 @@
 // compiler and no kernel headers are needed, and they leave out other namespaces
 // inside the kernel. Without it, an instance of tracefs of our own gives the same
 // steps as text: no head of the frame, times in microseconds, and of namespaces only
-// the names of their devices. What is told of a buffer alone, such as a drop, has the device
-// on which it was just before; else it is left out, but for a tap that is down.
-// Lockdown allows both where it denies kprobes and fentry.
+// the names of their devices, but for lo, which each of them has. What is told of a
+// buffer alone, such as a drop, has the device on which it was just before; else it is
+// left out, but for a write to a tap that is refused. Lockdown allows both ways where
+// it denies kprobes and fentry.
 //
 // Event.Text says a step in words; a Follower recognises a packet at all its steps, on
 // every device and through address translation.
@@ -59,6 +60,7 @@ const (
 	Consume   = "consume_skb"             // done with, without a drop: Where
 	CopyOut   = "skb_copy_datagram_iovec" // copied to a process that reads a tap or, with Socket, a socket
 	TCPTake   = "tcp_probe"               // taken by the TCP connection it is for
+	Ready     = "sk_data_ready"           // queued for the UDP socket at Port
 	ICMPSend  = "icmp_send"               // answered with an ICMP error: ICMPType, ICMPCode
 	TCPReset  = "tcp_send_reset"          // answered with a TCP reset: Reason
 )
@@ -130,6 +132,7 @@ type Event struct {
 	Reason   string
 	Where    string // function that dropped or consumed; empty where kallsyms hides it
 	RC       int    // of Xmit: NETDEV_TX_* or NET_XMIT_*; 0 is success
+	Port     uint16 // of Ready
 	ICMPType uint8  // of ICMPSend
 	ICMPCode uint8
 	PID      int    // of CopyOut, the process that reads, as the first PID namespace counts
@@ -145,6 +148,7 @@ type Source struct {
 	order order
 	names names
 	heads heads
+	ready ready
 
 	close sync.Once
 	err   error
@@ -248,7 +252,9 @@ func (s *Source) Read() (Event, error) {
 	for {
 		e, deadline, ok := s.order.next(Now())
 		if ok {
-			s.complete(&e)
+			if !s.complete(&e) {
+				continue
+			}
 			return e, nil
 		}
 		e, err := s.feed.read(deadline)
@@ -264,10 +270,12 @@ func (s *Source) Read() (Event, error) {
 	}
 }
 
-// complete fills in what earlier events tell of this one.
-func (s *Source) complete(e *Event) {
+// complete fills in what earlier events tell of this one. It returns false if nothing
+// tells of which frame it is.
+func (s *Source) complete(e *Event) bool {
 	s.names.complete(e)
 	s.heads.complete(e)
+	return s.ready.complete(e)
 }
 
 // Close ends Read and releases all that Open took. It waits for a Read in progress.

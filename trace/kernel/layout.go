@@ -22,7 +22,7 @@ type layout struct {
 	}
 	dev struct{ name, index, typ, net int16 }
 	ns  struct{ inum int16 }
-	sk  struct{ net, family int16 }
+	sk  struct{ net, family, protocol, port int16 }
 	dst struct{ dev int16 }
 
 	args    map[string][]string // tracepoint → types of its arguments
@@ -93,6 +93,12 @@ func layoutOf(spec *btf.Spec, bigEndian bool) (*layout, error) {
 			l.args[p.name] = args
 		}
 	}
+	if f.has(sk, "sk_protocol") && f.size(sk, "sk_protocol") == 2 { // a byte's bits until Linux 5.6
+		l.sk.protocol = f.field(sk, "sk_protocol")
+		l.sk.port = f.field(sk, "__sk_common.skc_num")
+	} else {
+		delete(l.args, Ready)
+	}
 	l.drops = f.enum("skb_drop_reason", "SKB_DROP_REASON_")
 	l.subsys = f.enum("skb_drop_reason_subsys", "SKB_DROP_REASON_SUBSYS_")
 	l.rejects = f.enum("sk_rst_reason", "SK_RST_REASON_")
@@ -157,6 +163,19 @@ func (f *finder) field(s *btf.Struct, path string) int16 {
 func (f *finder) has(s *btf.Struct, path string) bool {
 	_, _, ok := walk(s, path)
 	return ok
+}
+
+// size returns the bytes of a field, 0 for a bit field.
+func (f *finder) size(s *btf.Struct, path string) int {
+	m, _, ok := walk(s, path)
+	if !ok || m.BitfieldSize != 0 {
+		return 0
+	}
+	n, err := btf.Sizeof(m.Type)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // bitField returns a bit field that lies within one byte.

@@ -20,6 +20,8 @@ type probe struct {
 	value string
 	// gone: the buffer may have been freed and must not be looked into.
 	gone bool
+	// socket: it tells a socket and no buffer; UDP's are told.
+	socket bool
 	// filter admits only buffers whose end at that place tells something.
 	filter bool
 }
@@ -38,6 +40,7 @@ func probes() []probe {
 		{name: ICMPSend, value: "int"},
 		{name: TCPReset, orphans: true, value: "sk_rst_reason"},
 		{name: TCPTake, orphans: true},
+		{name: Ready, socket: true},
 	}
 }
 
@@ -162,20 +165,29 @@ func (l *layout) assemble(pr probe, step int, maps shared, netns []uint64, spans
 	args := l.args[pr.name]
 	arg := func(typ string) int { return slices.Index(args, typ) }
 
-	p.add(asm.Mov.Reg(ctx, asm.R1), asm.LoadMem(skb, ctx, int16(8*arg("sk_buff")), asm.DWord))
-	p.add(asm.JEq.Imm(skb, 0, "out"))
-	if pr.filter {
-		p.admit(args, spans)
+	p.add(asm.Mov.Reg(ctx, asm.R1))
+	if pr.socket {
+		p.socket(args)
+	} else {
+		p.add(asm.LoadMem(skb, ctx, int16(8*arg("sk_buff")), asm.DWord), asm.JEq.Imm(skb, 0, "out"))
+		if pr.filter {
+			p.admit(args, spans)
+		}
+		p.namespace(pr, args)
 	}
-	p.namespace(pr, args, netns)
+	p.among(netns)
 	p.reserve(maps, int32(recFrame+snap))
 	p.describe(pr, args, step)
-	if pr.gone {
+	switch {
+	case pr.socket:
+		p.add(asm.LoadMem(asm.R4, ctx, int16(8*arg("sock")), asm.DWord))
+		p.copy(rec, recValue, 2, asm.R4, l.sk.port)
+	case pr.gone:
 		p.add(
 			asm.LoadMem(asm.R1, ctx, int16(8*arg("unsigned int")), asm.DWord),
 			asm.StoreMem(rec, recLen, asm.R1, asm.Word),
 		)
-	} else {
+	default:
 		p.frame(snap)
 	}
 	p.add(
@@ -218,9 +230,8 @@ func (p *program) admit(args []string, spans []span) {
 	p.label("admitted")
 }
 
-// namespace leaves the device in dev and the inode of its namespace in slotInum, and
-// goes on only if it is one of netns, or netns is empty.
-func (p *program) namespace(pr probe, args []string, netns []uint64) {
+// namespace leaves the device in dev and the inode of its namespace in slotInum.
+func (p *program) namespace(pr probe, args []string) {
 	if pr.reader { // what is a socket's, a sniffer's too, is known by that
 		p.copy(asm.RFP, slotPtr, 8, skb, p.l.skb.sk)
 		p.add(asm.LoadMem(asm.R1, asm.RFP, slotPtr, asm.DWord), asm.JNE.Imm(asm.R1, 0, "nodev"))
@@ -244,6 +255,10 @@ func (p *program) namespace(pr probe, args []string, netns []uint64) {
 		p.orphan(pr, args)
 	}
 	p.label("found")
+}
+
+// among goes on only if the namespace is one of netns, or netns is empty.
+func (p *program) among(netns []uint64) {
 	if len(netns) == 0 {
 		return
 	}
@@ -278,18 +293,7 @@ func (p *program) orphan(pr probe, args []string) {
 	}
 	p.add(asm.JEq.Imm(asm.R4, 0, "nosk"))
 	p.label("sk")
-	p.copy(asm.RFP, slotNum, 2, asm.R4, p.l.sk.family)
-	p.add(
-		asm.JNE.Imm(asm.R0, 0, "out"),
-		asm.LoadMem(asm.R1, asm.RFP, slotNum, asm.Half),
-		asm.LoadMem(asm.R4, asm.RFP, slotPtr, asm.DWord),
-	)
-	for _, family := range families {
-		p.add(asm.JEq.Imm(asm.R1, family, "family"))
-	}
-	p.add(asm.Ja.Label("out"))
-	p.label("family")
-	p.pointer(asm.R4, asm.R4, p.l.sk.net, "out")
+	p.socketNet(families)
 	p.add(asm.Ja.Label("net"))
 
 	p.label("nosk")
@@ -305,8 +309,46 @@ func (p *program) orphan(pr probe, args []string) {
 		p.add(asm.Ja.Label("out"))
 	}
 	p.label("net")
+	p.inum()
+}
+
+// socketNet leaves the namespace of the socket in slotPtr in R4, and goes on only if it
+// is of one of the families.
+func (p *program) socketNet(families []int32) {
+	p.add(asm.LoadMem(asm.R4, asm.RFP, slotPtr, asm.DWord))
+	p.copy(asm.RFP, slotNum, 2, asm.R4, p.l.sk.family)
+	p.add(
+		asm.JNE.Imm(asm.R0, 0, "out"),
+		asm.LoadMem(asm.R1, asm.RFP, slotNum, asm.Half),
+		asm.LoadMem(asm.R4, asm.RFP, slotPtr, asm.DWord),
+	)
+	for _, family := range families {
+		p.add(asm.JEq.Imm(asm.R1, family, "family"))
+	}
+	p.add(asm.Ja.Label("out"))
+	p.label("family")
+	p.pointer(asm.R4, asm.R4, p.l.sk.net, "out")
+}
+
+// inum leaves the inode of the namespace in R4 in slotInum.
+func (p *program) inum() {
 	p.copy(asm.RFP, slotInum, 4, asm.R4, p.l.ns.inum)
 	p.add(asm.JNE.Imm(asm.R0, 0, "out"))
+}
+
+// socket goes on only for UDP's sockets, without a buffer or a device.
+func (p *program) socket(args []string) {
+	const udp = 17
+	p.add(
+		asm.Mov.Imm(skb, 0),
+		asm.Mov.Imm(dev, 0),
+		asm.LoadMem(asm.R4, ctx, int16(8*slices.Index(args, "sock")), asm.DWord),
+		asm.StoreMem(asm.RFP, slotPtr, asm.R4, asm.DWord),
+	)
+	p.copy(asm.RFP, slotNum, 2, asm.R4, p.l.sk.protocol)
+	p.add(asm.LoadMem(asm.R1, asm.RFP, slotNum, asm.Half), asm.JNE.Imm(asm.R1, udp, "out"))
+	p.socketNet([]int32{afInet, afInet6})
+	p.inum()
 }
 
 // reserve takes the time and a place in the ring, or counts the event as lost.

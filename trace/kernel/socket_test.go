@@ -62,3 +62,32 @@ func TestReadFromASocket(t *testing.T) {
 		t.Errorf("steps %v, want %v", numbers[last], want)
 	}
 }
+
+// A datagram is followed to the socket that it is queued for.
+func TestUDPSocket(t *testing.T) {
+	ns, tap := host(t)
+	ns.Do(t, func() {
+		c, err := net.ListenPacket("udp4", "10.0.0.1:53")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	})
+	l := follow(t, open(t, ns, Config{Via: ViaBPF}))
+	b := frame(ns.MAC(t, tap0), guest, 0x0800, ipv4(guestIP, hostIP, 17, udp(4000, 53, "a question")))
+	send(t, tap, b)
+	events := l.until(t, "the socket", func(e Event) bool { return e.Step == Ready })
+	if e := last(events); e.Port != 53 || e.Dev != tap0 || string(e.Head) != string(b) || e.NetNS != inode(t, ns) {
+		t.Errorf("port %d: %s", e.Port, list([]Event{e}))
+	}
+	var f Follower
+	var numbers []uint64
+	for _, e := range events {
+		if string(e.Head) == string(b) {
+			numbers = append(numbers, f.Packet(e))
+		}
+	}
+	if len(numbers) != 2 || numbers[0] != numbers[1] {
+		t.Errorf("packets %v: want one twice", numbers)
+	}
+}

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -254,7 +255,7 @@ func TestTagBesideTheFrame(t *testing.T) {
 		Type:    ebpf.SchedCLS,
 		License: "GPL",
 		Instructions: asm.Instructions{
-			asm.Mov.Imm(asm.R2, 0x0081), // 0x8100 in network order, on a little-endian machine
+			asm.Mov.Imm(asm.R2, int32(binary.NativeEndian.Uint16([]byte{0x81, 0x00}))), // in network order
 			asm.Mov.Imm(asm.R3, 42),
 			asm.FnSkbVlanPush.Call(),
 			asm.Mov.Imm(asm.R0, -1), // TCX_NEXT

@@ -1,6 +1,12 @@
 package kernel
 
-import "time"
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+)
+
+const etherLen = 14 // of an Ethernet header
 
 // maxKnown bounds what is remembered of earlier events; a map that is full begins
 // again.
@@ -58,6 +64,69 @@ func (h *heads) complete(e *Event) {
 	delete(h.started, t)
 	start.Step, start.Mono, start.RC = e.Step, e.Mono, e.RC
 	*e = start
+}
+
+// ready gives Ready the datagram that its CPU received just before, for the tracepoint
+// tells the socket only. Datagrams that are received together are queued in their order.
+type ready struct{ received map[int][]Event } // by CPU, what is in no socket yet
+
+// maxBatch bounds what a CPU receives together; the kernel's own bound is less.
+const maxBatch = 256
+
+func (r *ready) complete(e *Event) bool {
+	waiting := r.received[e.CPU]
+	switch e.Step {
+	case Receive:
+		if _, ok := e.udpPort(); !ok {
+			return true
+		}
+		waiting = slices.DeleteFunc(waiting, func(w Event) bool { return w.Skb == e.Skb || e.Mono-w.Mono > atOnce })
+		if len(waiting) == maxBatch {
+			waiting = waiting[1:]
+		}
+		if r.received == nil {
+			r.received = make(map[int][]Event)
+		}
+		r.received[e.CPU] = append(waiting, *e)
+	case Drop, Consume, Queue: // it ended here, or goes on to another host
+		if len(waiting) > 0 {
+			r.received[e.CPU] = slices.DeleteFunc(waiting, func(w Event) bool { return w.Skb == e.Skb })
+		}
+	case Ready:
+		i := slices.IndexFunc(waiting, func(w Event) bool {
+			port, _ := w.udpPort()
+			return port == e.Port && w.NetNS == e.NetNS && e.Mono-w.Mono <= atOnce
+		})
+		if i < 0 {
+			return false
+		}
+		of := waiting[i]
+		r.received[e.CPU] = slices.Delete(waiting, i, i+1)
+		of.Step, of.Mono, of.Port = e.Step, e.Mono, e.Port
+		*e = of
+	}
+	return true
+}
+
+// udpPort returns the port that a datagram is for.
+func (e *Event) udpPort() (uint16, bool) {
+	const udp = 17
+	b := e.Head
+	if !e.NoEth {
+		b = b[min(etherLen, len(b)):]
+	}
+	switch {
+	case e.Proto == 0x0800 && len(b) >= 20 && b[9] == udp && binary.BigEndian.Uint16(b[6:])&0x1fff == 0:
+		b = b[min(int(b[0]&15)*4, len(b)):]
+	case e.Proto == 0x86dd && len(b) >= 40 && b[6] == udp:
+		b = b[40:]
+	default:
+		return 0, false
+	}
+	if len(b) < 8 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(b[2:]), true
 }
 
 // buffers knows on which device each buffer was last, for tracepoints that tell the
