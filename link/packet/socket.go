@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ustack/ustack/internal/iovec"
 	"github.com/ustack/ustack/link"
 )
 
@@ -209,14 +210,12 @@ type sender struct {
 	size    int
 	gone    bool
 
-	msg    unix.Msghdr
-	vec    []unix.Iovec
-	hdr    [link.VirtioLen]byte
-	merged []byte
+	msg iovec.Message
+	hdr [link.VirtioLen]byte
 }
 
 func newSender(d *device) *sender {
-	s := &sender{d: d, vec: make([]unix.Iovec, 0, 16)}
+	s := &sender{d: d}
 	s.attempt = s.send
 	return s
 }
@@ -231,7 +230,7 @@ func (d *device) Write(frames []link.OutFrame) (int, error) {
 	err := d.conn.Control(s.attempt)
 	sent, size, gone := s.sent, s.size, s.gone
 	s.frames = nil
-	clear(s.vec[:cap(s.vec)]) // no reference stays
+	s.msg.Forget()
 	d.senders.Put(s)
 	d.Tx(sent, size)
 	if err != nil || gone {
@@ -280,46 +279,16 @@ func (d *device) isGoneAt(fd uintptr) bool {
 	return d.gone.Load()
 }
 
-// maxPieces is the kernel's IOV_MAX (UIO_MAXIOV in include/uapi/linux/uio.h).
-const maxPieces = 1024
-
 // one sends one frame.
 func (s *sender) one(fd uintptr, f *link.OutFrame) unix.Errno {
-	s.vec = s.vec[:0]
+	var head []byte
 	switch {
 	case s.d.vnet:
 		f.Offload.EncodeVirtio(s.hdr[:], binary.NativeEndian)
-		s.add(s.hdr[:])
+		head = s.hdr[:]
 	case s.d.env != nil:
-		s.add(s.d.env.out)
+		head = s.d.env.out
 	}
-	if len(f.Pieces) < maxPieces {
-		for _, p := range f.Pieces {
-			s.add(p)
-		}
-	} else {
-		s.merged = s.merged[:0]
-		for _, p := range f.Pieces {
-			s.merged = append(s.merged, p...)
-		}
-		s.add(s.merged)
-	}
-	s.msg.Iov = &s.vec[0]
-	s.msg.SetIovlen(len(s.vec))
-	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&s.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if errno != unix.EINTR {
-			return errno
-		}
-	}
-}
-
-func (s *sender) add(b []byte) {
-	if len(b) == 0 {
-		return
-	}
-	var v unix.Iovec
-	v.Base = unsafe.SliceData(b)
-	v.SetLen(len(b))
-	s.vec = append(s.vec, v)
+	s.msg.Gather(head, f.Pieces)
+	return s.msg.Send(fd, nil, 0)
 }

@@ -9,6 +9,7 @@
 //	packet:eth0                     an interface of the host, beside the host
 //	macinmac:eth0,isid=42           Ethernet in Ethernet (IEEE 802.1ah)
 //	macinmac:eth0,ethertype=0x88b5,header=10  the same with a header of one's own
+//	vxlan:192.0.2.7,vni=42          frames over UDP (RFC 7348), several remotes with + between
 //	stream:/run/q.sock              QEMU's -netdev stream, unix or HOST:PORT; ,listen waits for it
 //	dgram:local=/run/a,remote=/run/b  QEMU's -netdev dgram, unix or UDP
 //	fd:3                            an inherited socket, of packets or a stream
@@ -76,7 +77,7 @@ type Env struct {
 
 // kinds is the registry. It is a function so that nothing can change it.
 func kinds() []kind {
-	all := []kind{tapKind(), packetKind(), macinmacKind(), streamKind(), dgramKind(), fdKind(), pipeKind()}
+	all := []kind{tapKind(), packetKind(), macinmacKind(), vxlanKind(), streamKind(), dgramKind(), fdKind(), pipeKind()}
 	for i := range all {
 		all[i].options = append(all[i].options, impairOptions()...)
 	}

@@ -24,12 +24,13 @@ func TestParse(t *testing.T) {
 			{"offload", "off"}, {"driver", "water"}, {"mtu", "9000"},
 		}},
 		"macinmac:eth0,ethertype=0x88b5,header=10,remote=02:00:00:00:00:01": {Kind: "macinmac", Name: "eth0", Options: []Option{{"ethertype", "0x88b5"}, {"header", "10"}, {"remote", "02:00:00:00:00:01"}}},
-		"stream:/run/q.sock":               {Kind: "stream", Name: "/run/q.sock"},
-		"stream:[::1]:7777,listen":         {Kind: "stream", Name: "[::1]:7777", Options: []Option{{"listen", ""}}},
-		"dgram:local=/run/a,remote=/run/b": {Kind: "dgram", Options: []Option{{"local", "/run/a"}, {"remote", "/run/b"}}},
-		"fd:3,mtu=9000":                    {Kind: "fd", Name: "3", Options: []Option{{"mtu", "9000"}}},
-		"pipe:":                            {Kind: "pipe"},
-		"pipe:,queues=2,mtu=576":           {Kind: "pipe", Options: []Option{{"queues", "2"}, {"mtu", "576"}}},
+		"vxlan:2001:db8::7,vni=42,dev=eth0":                                 {Kind: "vxlan", Name: "2001:db8::7", Options: []Option{{"vni", "42"}, {"dev", "eth0"}}},
+		"stream:/run/q.sock":                                                {Kind: "stream", Name: "/run/q.sock"},
+		"stream:[::1]:7777,listen":                                          {Kind: "stream", Name: "[::1]:7777", Options: []Option{{"listen", ""}}},
+		"dgram:local=/run/a,remote=/run/b":                                  {Kind: "dgram", Options: []Option{{"local", "/run/a"}, {"remote", "/run/b"}}},
+		"fd:3,mtu=9000":                                                     {Kind: "fd", Name: "3", Options: []Option{{"mtu", "9000"}}},
+		"pipe:":                                                             {Kind: "pipe"},
+		"pipe:,queues=2,mtu=576":                                            {Kind: "pipe", Options: []Option{{"queues", "2"}, {"mtu", "576"}}},
 	} {
 		got, err := Parse(s)
 		if err != nil || !reflect.DeepEqual(got, want) {
