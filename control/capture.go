@@ -3,22 +3,15 @@ package control
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"syscall"
-	"time"
 )
 
-const (
-	capturePath = "/v1/capture"
-	// streamEndTime is how long the end of the server waits for streams to end in good order.
-	streamEndTime = 250 * time.Millisecond
-)
+const capturePath = "/v1/capture"
 
 // CaptureOptions say what to capture; the zero value is every frame of every link, whole.
 type CaptureOptions struct {
@@ -90,161 +83,21 @@ func captureOptions(q url.Values) (o CaptureOptions, err error) {
 
 // capture answers GET /v1/capture: what comes is the capture, until the client half-closes.
 func (cc *clientConn) capture(req *http.Request, br *bufio.Reader) error {
-	ctx, end, err := cc.srv.stream()
-	if err != nil {
-		_ = cc.answer(&response{err: err}, true)
-		return err
-	}
-	defer end()
-	refuse := func(err error) error {
-		_ = cc.answer(&response{err: err}, true)
-		return err
-	}
-	capturer, ok := cc.srv.cfg.Backend.(Capturer)
-	if !ok {
-		return refuse(&remoteError{text: "this daemon captures no frames", errno: syscall.EOPNOTSUPP})
-	}
-	o, err := captureOptions(req.URL.Query())
-	if err != nil {
-		return refuse(err)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_, _ = io.Copy(io.Discard, br)
-		cancel()
-	}()
-	w := &streamWriter{cc: cc, contentType: "application/x-pcapng"}
-	err = capturer.Capture(ctx, o, w)
-	if err != nil && !w.begun {
-		err = refuse(err)
-	}
-	cc.c.SetReadDeadline(time.Unix(1, 0)) // ends the copy
-	<-ended
-	return err
-}
-
-// A streamWriter writes an answer whose end is the end of the connection.
-type streamWriter struct {
-	cc          *clientConn
-	contentType string
-	begun       bool
-}
-
-func (w *streamWriter) Write(b []byte) (int, error) {
-	if !w.begun {
-		w.begun = true
-		head := "HTTP/1.1 200 OK\r\nContent-Type: " + w.contentType + "\r\nConnection: close\r\n\r\n"
-		if _, err := io.WriteString(w.cc.e, head); err != nil {
-			return 0, err
+	return cc.answerStream(br, "application/x-pcapng", func(ctx context.Context, w io.Writer) error {
+		capturer, ok := cc.srv.cfg.Backend.(Capturer)
+		if !ok {
+			return &remoteError{text: "this daemon captures no frames", errno: syscall.EOPNOTSUPP}
 		}
-	}
-	return w.cc.e.Write(b)
-}
-
-// stream begins an answer without an end of its own: ctx is done when the server ends, which
-// waits a moment for the call of end.
-func (s *Server) stream() (ctx context.Context, end func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining || s.closed {
-		return nil, nil, errShutdown()
-	}
-	s.streams.Add(1)
-	return s.streamCtx, s.streams.Done, nil
-}
-
-// endStreams ends them in good order, as far as their clients read.
-func (s *Server) endStreams() {
-	s.endStream()
-	done := make(chan struct{})
-	go func() {
-		s.streams.Wait()
-		close(done)
-	}()
-	t := time.NewTimer(streamEndTime)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
-	}
-}
-
-// A CaptureStream is a capture as it comes from the daemon: a pcapng section.
-type CaptureStream struct {
-	c    *net.UnixConn
-	body *bufio.Reader
-	path string
-}
-
-// Capture begins to capture. What cannot be captured is told here; ctx is for the beginning
-// only. The stream must be closed.
-func (c *Client) Capture(ctx context.Context, o CaptureOptions) (*CaptureStream, error) {
-	conn, err := c.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	s, err := c.startCapture(conn, o)
-	if !stop() {
-		err = ctx.Err()
-	}
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return s, nil
-}
-
-func (c *Client) startCapture(conn *net.UnixConn, o CaptureOptions) (*CaptureStream, error) {
-	fail := func(err error) error {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+		o, err := captureOptions(req.URL.Query())
+		if err != nil {
+			return err
 		}
-		return &DaemonError{c.path(), plainCause(err)}
-	}
-	req, err := http.NewRequest("GET", "http://ustack"+capturePath+"?"+o.query().Encode(), nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := req.Write(conn); err != nil {
-		return nil, fail(err)
-	}
-	s := &CaptureStream{c: conn, body: bufio.NewReaderSize(conn, bufferLen), path: c.path()}
-	res, err := http.ReadResponse(s.body, req)
-	if err != nil {
-		return nil, fail(err)
-	}
-	if res.StatusCode/100 == 2 {
-		return s, nil // the rest of the connection is the body
-	}
-	answer, err := io.ReadAll(res.Body)
-	if err != nil {
-		return nil, fail(err)
-	}
-	var w wireError
-	if json.Unmarshal(answer, &w) != nil || w.err() == nil {
-		return nil, fail(fmt.Errorf("it answered %s", res.Status))
-	}
-	return nil, w.err()
+		return capturer.Capture(ctx, o, w)
+	})
 }
 
-// Read reads what was captured; io.EOF follows the end of the section.
-func (s *CaptureStream) Read(b []byte) (int, error) {
-	n, err := s.body.Read(b)
-	if err != nil && err != io.EOF {
-		err = &DaemonError{s.path, plainCause(err)}
-	}
-	return n, err
-}
-
-// Stop asks for the end: what was captured until now follows.
-func (s *CaptureStream) Stop() error { return s.c.CloseWrite() }
-
-// Close ends the capture at once. It is harmless to call it twice, or during a Read.
-func (s *CaptureStream) Close() error {
-	_ = s.c.Close()
-	return nil
+// Capture begins to capture: a pcapng section. What cannot be captured is told here; ctx is for
+// the beginning only. The stream must be closed.
+func (c *Client) Capture(ctx context.Context, o CaptureOptions) (*Stream, error) {
+	return c.openStream(ctx, capturePath+"?"+o.query().Encode())
 }

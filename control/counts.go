@@ -35,7 +35,7 @@ const otherRequest = "other"
 var (
 	httpRequests = [...]string{
 		"CONNECT", metricsPath, "/v1/addrs", capturePath, "/v1/fdb", "/v1/flows", "/v1/links", "/v1/neighbours", "/v1/resolve", "/v1/routes",
-		"/v1/sockets", "/v1/stats", "/v1/status", otherRequest,
+		"/v1/sockets", "/v1/stats", "/v1/status", tracePath, otherRequest,
 	}
 	flowRequests = [...]string{
 		"abort", "accept", "attach", "bind", "cancel", "close", "connect", "detach", "dial", "getopt", "icmp", "join",

@@ -63,9 +63,13 @@ func (cc *clientConn) serve() {
 			cc.answer(&response{status: http.StatusBadRequest, err: err}, true)
 			return
 		}
-		if req.URL.Path == capturePath && req.Method == http.MethodGet {
+		if req.Method == http.MethodGet && (req.URL.Path == capturePath || req.URL.Path == tracePath) {
 			r.budget = -1
-			cc.srv.requests.add("http", req.URL.Path, cc.capture(req, br))
+			answer := cc.capture
+			if req.URL.Path == tracePath {
+				answer = cc.trace
+			}
+			cc.srv.requests.add("http", req.URL.Path, answer(req, br))
 			return
 		}
 		r.budget = maxBody
@@ -208,7 +212,7 @@ func (cc *clientConn) respond(req *http.Request) *response {
 		path = "" // not offered
 	}
 	switch path {
-	case metricsPath, capturePath, "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/fdb", "/v1/resolve":
+	case metricsPath, capturePath, tracePath, "/v1/status", "/v1/links", "/v1/sockets", "/v1/stats", "/v1/fdb", "/v1/resolve":
 		allow = "GET"
 	case "/v1/addrs", "/v1/routes", "/v1/neighbours":
 		allow = "GET, POST, DELETE"

@@ -74,7 +74,7 @@ func newLab(t testing.TB, pipe link.PipeConfig, cfg trace.Config) *lab {
 	ctx, l.cancel = context.WithCancel(context.Background())
 	cfg.Stack = traced{s, s.Account()}
 	go func() {
-		l.result <- trace.Run(ctx, cfg, func(r *trace.Record) error {
+		l.result <- trace.Run(ctx, cfg, func(r *trace.Record, _ bool) error {
 			l.mu.Lock()
 			l.records = append(l.records, *r)
 			l.mu.Unlock()

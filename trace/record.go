@@ -17,7 +17,8 @@ type Record struct {
 	Dir string `json:"dir,omitempty"`
 	// Side is "user" or "kernel".
 	Side string `json:"side"`
-	// Step is what happened. User side: "read", "filter", "network", "transport", "socket",
+	// Step is what happened. User side: "begin", which is a trace's first and of no frame, with
+	// the stack's link, its MAC in Src and the daemon's namespace; "read", "filter", "network", "transport", "socket",
 	// "write", "sent", and "end", which each frame has exactly once and last of these;
 	// "socket_read", "socket_write", "client_in", "client_out" of bytes. Kernel side: the
 	// tracepoint's name.
@@ -49,6 +50,12 @@ type Record struct {
 	Counter string `json:"counter,omitempty"`
 	By      string `json:"by,omitempty"`
 	Other   uint64 `json:"other,omitempty"`
+
+	// Of a kernel's step. Packet numbers packets that no stack told of, Reason is the kernel's for
+	// a drop, Where the function, NetNS the inode of the namespace.
+	Packet uint64 `json:"packet,omitempty"`
+	Where  string `json:"where,omitempty"`
+	NetNS  uint64 `json:"netns,omitempty"`
 
 	// Lost is how many records were lost before this one, because the reader was slow.
 	Lost uint64 `json:"lost,omitempty"`
@@ -85,3 +92,9 @@ func newClock() clock {
 }
 
 func (c *clock) of(t time.Time) int64 { return c.mono + int64(t.Sub(c.at)) }
+
+// Now returns what Record.Time is now.
+func Now() int64 {
+	c := newClock()
+	return c.mono
+}

@@ -73,9 +73,9 @@ const (
 )
 
 // Run traces until ctx ends or Config.Frames frames have ended, and calls emit with each
-// record, from one goroutine. An error of emit ends it, and is returned. Traffic does not
+// record, from one goroutine; more says that others wait already. An error of emit ends it, and is returned. Traffic does not
 // wait for emit: what it is too slow for is lost and counted, see Record.Lost.
-func Run(ctx context.Context, cfg Config, emit func(*Record) error) error {
+func Run(ctx context.Context, cfg Config, emit func(r *Record, more bool) error) error {
 	t := newTracer(cfg)
 	remove := cfg.Stack.Observers().Add(t, true)
 	err := t.pass(ctx, emit)
@@ -90,13 +90,13 @@ func Run(ctx context.Context, cfg Config, emit func(*Record) error) error {
 }
 
 // pass hands records over until the trace ends.
-func (t *tracer) pass(ctx context.Context, emit func(*Record) error) error {
+func (t *tracer) pass(ctx context.Context, emit func(r *Record, more bool) error) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case r := <-t.out:
-			if err := emit(&r); err != nil {
+			if err := emit(&r, len(t.out) > 0); err != nil {
 				return err
 			}
 		case <-tick.C:
@@ -112,16 +112,16 @@ func (t *tracer) pass(ctx context.Context, emit func(*Record) error) error {
 }
 
 // rest hands over what is left, and tells of what was lost last.
-func (t *tracer) rest(emit func(*Record) error) error {
+func (t *tracer) rest(emit func(r *Record, more bool) error) error {
 	for {
 		select {
 		case r := <-t.out:
-			if err := emit(&r); err != nil {
+			if err := emit(&r, len(t.out) > 0); err != nil {
 				return err
 			}
 		default:
 			if t.lost > 0 {
-				return emit(&Record{Time: t.clock.of(time.Now()), Side: "user", Step: "lost", Lost: t.lost})
+				return emit(&Record{Time: t.clock.of(time.Now()), Side: "user", Step: "lost", Lost: t.lost}, false)
 			}
 			return nil
 		}

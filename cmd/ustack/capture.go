@@ -170,7 +170,7 @@ func (a *app) output(f *captureFlags) (*capture.Output, error) {
 }
 
 // ask begins a capture of the daemon's frames. What stops ctx asks for its end.
-func (a *app) ask(ctx context.Context, f *captureFlags) (*control.CaptureStream, error) {
+func (a *app) ask(ctx context.Context, f *captureFlags) (*control.Stream, error) {
 	s, err := a.client().Capture(ctx, control.CaptureOptions{
 		Filter: f.expr, Link: f.link, SnapLen: f.snap, Count: uint64(f.count), Split: f.split, Buffer: f.bufferKiB << 10,
 	})

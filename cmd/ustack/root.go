@@ -137,7 +137,7 @@ and nc have their own.`,
 	}
 	add(groupRun, a.upCommand(), a.bridgeCommand(), a.forwardCommand(), a.demoCommand())
 	add(groupSee, a.statusCommand(), a.linkCommand(), a.addrCommand(), a.neighCommand(),
-		a.routeCommand(), a.captureCommand(), a.ssCommand(), a.statsCommand(), a.fdbCommand(), a.doctorCommand())
+		a.routeCommand(), a.captureCommand(), a.traceCommand(), a.ssCommand(), a.statsCommand(), a.fdbCommand(), a.doctorCommand())
 	add(groupApps, a.runCommand(), a.curlCommand(), a.pingCommand(), a.ncCommand())
 	root.AddCommand(a.versionCommand(), a.manCommand())
 	root.SetHelpCommand(a.helpCommand())
