@@ -9,7 +9,7 @@ set -euo pipefail
 
 packages=(
 	iputils-ping iputils-arping curl wget netcat-openbsd socat openssl
-	nginx-light dnsmasq-base radvd tcpdump iproute2 nftables
+	nginx-light dnsmasq-base radvd tcpdump tshark wireshark-common iproute2 nftables
 	passt slirp4netns
 	busybox-static python3 nodejs git openssh-client openssh-server bind9-dnsutils
 	iperf3 wrk apache2-utils strace rsync redis-server redis-tools memcached
@@ -18,7 +18,7 @@ packages=(
 # What has to run in the end, by its name inside the packages.
 programs=(
 	ping arping curl wget nc.openbsd socat openssl
-	nginx dnsmasq radvd tcpdump ip ss tc nft
+	nginx dnsmasq radvd tcpdump tshark ip ss tc nft
 	pasta slirp4netns
 	busybox python3 node git ssh ssh-keygen sftp sshd dig
 	iperf3 wrk ab strace rsync redis-server redis-cli memcached
