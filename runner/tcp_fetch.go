@@ -2,6 +2,7 @@ package runner
 
 import (
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,12 +18,25 @@ type fetching struct {
 	session *control.Session
 	flow    uint64
 	over    chan struct{} // closed when there are no more
+	end     func()        // closes it
+
+	mu sync.Mutex
+	// waits says that a delivery has to wait; queue are the connections behind it.
+	waits bool
+	queue []*arrival
 }
+
+// askAhead is how many connections the daemon is asked for at a time: while one is on its way to the
+// program the next ones are on theirs.
+const askAhead = 4
 
 // fetch returns when there are no more connections.
 func (l *listening) fetch(session *control.Session, flow uint64) {
 	f := &fetching{l: l, session: session, flow: flow, over: make(chan struct{})}
-	f.ask(control.Request{}, -1)
+	f.end = sync.OnceFunc(func() { close(f.over) })
+	for range askAhead {
+		f.ask(control.Request{}, -1)
+	}
 	<-f.over
 }
 
@@ -44,11 +58,11 @@ func (f *fetching) answered(rep control.Reply, err error) {
 		if err == nil {
 			f.session.Post(control.Request{Op: "abort", Flow: rep.Flow})
 		}
-		close(f.over)
+		f.end()
 	case f.session.Err() != nil:
-		close(f.over)
+		f.end()
 	case err == nil:
-		f.deliver(newArrival(l.sup, f.session, rep))
+		f.inOrder(newArrival(l.sup, f.session, rep))
 	default:
 		switch errnoOf(err) {
 		case unix.EMFILE, unix.ENOBUFS, unix.ECONNABORTED:
@@ -56,11 +70,11 @@ func (f *fetching) answered(rep control.Reply, err error) {
 				if l.pause(renewTime) {
 					f.ask(control.Request{}, -1)
 				} else {
-					close(f.over)
+					f.end()
 				}
 			})
 		default:
-			close(f.over)
+			f.end()
 		}
 	}
 }
@@ -72,6 +86,46 @@ func (f *fetching) beside(wait func()) {
 		defer f.l.sup.wg.Done()
 		wait()
 	}()
+}
+
+// inOrder delivers a connection behind those that came before.
+func (f *fetching) inOrder(a *arrival) {
+	f.mu.Lock()
+	waits := f.waits
+	if waits {
+		f.queue = append(f.queue, a)
+	}
+	f.mu.Unlock()
+	if !waits {
+		f.deliver(a)
+	}
+}
+
+// wait runs what has to wait, and then delivers what has come meanwhile.
+func (f *fetching) wait(first func()) {
+	f.mu.Lock()
+	again := f.waits
+	f.waits = true
+	f.mu.Unlock()
+	if again { // this is what came meanwhile
+		first()
+		return
+	}
+	f.beside(func() {
+		first()
+		for {
+			f.mu.Lock()
+			if len(f.queue) == 0 {
+				f.waits = false
+				f.mu.Unlock()
+				return
+			}
+			next := f.queue[0]
+			f.queue = f.queue[1:]
+			f.mu.Unlock()
+			f.deliver(next)
+		}
+	})
 }
 
 // deliver connects to the program's listening unix socket. It waits while the program's backlog is full, and
@@ -93,7 +147,7 @@ func (f *fetching) deliver(a *arrival) {
 		}
 	}
 	if err == unix.EAGAIN || err == unix.EINTR || err == unix.ECONNREFUSED {
-		f.beside(func() { f.delivered(a, name, far, l.enqueue(far)) })
+		f.wait(func() { f.delivered(a, name, far, l.enqueue(far)) })
 		return
 	}
 	f.delivered(a, name, far, err)
