@@ -24,10 +24,20 @@ programs=(
 	iperf3 wrk ab strace rsync redis-server redis-cli memcached
 	haproxy unbound chronyd vsftpd
 )
+# A virtual machine, where the archive has a kernel for one: qemu-system-x86_64, and in guest/ vmlinuz,
+# these modules with all that they need, and "modules", their names in the order to load them. The
+# packages of the machine depend on much more than that takes.
+machine=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
+kernel=linux-image-cloud-amd64
+modules=(virtio_pci virtio_net)
 # What some of them find by an absolute path otherwise; $d is the folder of the peers.
 declare -A environment=(
+	[qemu-system-x86_64]='QEMU_MODULE_DIR="$d/qemu"'
 	[git]='GIT_EXEC_PATH="$d/root/usr/lib/git-core" GIT_TEMPLATE_DIR="$d/root/usr/share/git-core/templates" GIT_CONFIG_NOSYSTEM=1'
 	[python3]='PYTHONHOME="$d/root/usr" PYTHONDONTWRITEBYTECODE=1'
+)
+declare -A arguments=(
+	[qemu-system-x86_64]='-L "$d/root/usr/share/qemu" -L "$d/root/usr/share/seabios"'
 )
 declare -A prepare=(
 	[node]='exec 9<"$d/root/usr/share/nodejs"'
@@ -89,6 +99,16 @@ export APT_CONFIG=$new/apt/apt.conf
 echo "peers: fetching ${packages[*]}" >&2
 # One source of the machine that does not answer is no obstacle if another has it.
 apt-get -qq update >"$new/apt/update.log" 2>&1 || true
+# Of a package as of now: what it depends on by names that begin so.
+depends() { apt-cache depends "$1" 2>/dev/null | awk -v name="^$2" '$1 == "Depends:" && $2 ~ name {print $2}'; }
+image=$(depends "$kernel" linux-image-)
+if [[ -n $image && -n $(depends "${machine[0]}" lib) ]]; then
+	packages+=($(depends "${machine[0]}" lib))
+	programs+=(qemu-system-x86_64)
+else
+	echo "peers: no virtual machines: the archive lacks ${machine[0]} or $kernel" >&2
+	machine=() image=
+fi
 if ! apt-get -s install "${packages[@]}" >"$new/apt/plan" 2>&1; then
 	cat "$new/apt/update.log" "$new/apt/plan" >&2
 	echo "peers: cannot find the packages; is the Debian archive within reach?" >&2
@@ -97,7 +117,7 @@ fi
 # Of the dependencies only the libraries are wanted, and what a wanted name stands for.
 names=$(awk '$1 == "Inst" {print $2}' "$new/apt/plan" | grep -Ev "$own" |
 	grep -E "^(lib|nginx|python3|node-|bind9-|lua-|$(IFS='|'; echo "${packages[*]}")\$)" | sort -u)
-(cd "$new/apt/debs" && apt-get -qq download $names) >"$new/apt/download.log" 2>&1 || {
+(cd "$new/apt/debs" && apt-get -qq download $names "${machine[@]}" $image) >"$new/apt/download.log" 2>&1 || {
 	cat "$new/apt/download.log" >&2
 	echo "peers: download incomplete; run it again" >&2
 	exit 1
@@ -110,6 +130,31 @@ done
 for lib in "$new"/root/usr/lib/*/libnode.so.*; do
 	[[ -f $lib ]] && sed -i 's|/usr/share/nodejs/|/proc/self/fd///9/|g' "$lib"
 done
+if [[ -n $image ]]; then
+	mkdir -p "$new/guest" "$new/qemu"
+	mv "$new"/root/boot/vmlinuz-* "$new/guest/vmlinuz"
+	: >"$new/guest/modules"
+	module() { # and first what it depends on; what is not there is built in
+		local m file to=$new/guest/$1.ko
+		[[ ! -f $to ]] || return 0
+		file=$(find "$new/root" -name "$1.ko*" -o -name "${1//_/-}.ko*")
+		case $file in
+		'') return 0 ;;
+		*.xz) xz -dc "$file" >"$to" ;;
+		*) cp "$file" "$to" ;;
+		esac
+		for m in $(tr '\0' '\n' <"$to" | sed -n 's/^depends=//p' | tr , ' '); do
+			module "$m"
+		done
+		echo "$1" >>"$new/guest/modules"
+	}
+	for m in "${modules[@]}"; do
+		module "$m"
+	done
+	find "$new/root" -name accel-tcg-x86_64.so -exec mv -t "$new/qemu" {} +
+	rm -rf "$new"/root/{boot,lib/modules,usr/lib/modules,usr/lib/qemu,usr/lib/*/qemu} \
+		"$new"/root/usr/bin/{qemu-pr-helper,qemu-storage-daemon,qemu-system-x86_64-microvm} "$new"/root/usr/libexec/qemu-*
+fi
 rm -rf "$new"/root/usr/share/{doc,man,locale,info,vim,zsh,lintian}
 
 # Private library folders first in a path relative to the wrapper, so that the
@@ -132,7 +177,7 @@ for p in "${programs[@]}"; do
 		#!/bin/sh
 		d=\${0%/*}/..
 		${prepare[$p]:-}
-		${environment[$p]:+${environment[$p]} }LD_LIBRARY_PATH="$libs" exec "\$d/root/$path" "\$@"
+		${environment[$p]:+${environment[$p]} }LD_LIBRARY_PATH="$libs" exec "\$d/root/$path" ${arguments[$p]:-} "\$@"
 	WRAP
 	chmod 755 "$new/bin/$p"
 	if d=$new && LD_LIBRARY_PATH=${libs//\$d/$d} ldd "$new/root/$path" 2>/dev/null | grep 'not found' >&2; then
@@ -142,6 +187,11 @@ for p in "${programs[@]}"; do
 done
 if ! "$new/bin/node" -e 'fetch' || ! "$new/bin/python3" -c 'import ssl'; then
 	echo "peers: node or python3 does not find its own files" >&2
+	exit 1
+fi
+if [[ -n $image ]] && ! printf '{"execute":"qmp_capabilities"}{"execute":"quit"}' |
+	"$new/bin/qemu-system-x86_64" -accel tcg -M none -display none -qmp stdio >/dev/null; then
+	echo "peers: qemu-system-x86_64 does not start" >&2
 	exit 1
 fi
 rm -rf "$new/apt"
