@@ -143,8 +143,9 @@ func setOptions(o Options, options map[string]int) error {
 	return nil
 }
 
-// dialTCP connects as r asks: from sock when there is one.
-func dialTCP(ctx context.Context, b Backend, sock Socket, r Request) (Conn, error) {
+// dialTCP connects as r asks: from sock when there is one. using, unless nil, learns of each socket that is
+// about to connect.
+func dialTCP(ctx context.Context, b Backend, sock Socket, r Request, using func(Socket)) (Conn, error) {
 	if r.Network == "" {
 		r.Network = "tcp"
 	}
@@ -152,7 +153,10 @@ func dialTCP(ctx context.Context, b Backend, sock Socket, r Request) (Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	if sock == nil && r.Local == "" && len(r.Options) == 0 {
+	if using == nil {
+		using = func(Socket) {}
+	}
+	if sock == nil && r.Local == "" && len(r.Options) == 0 && r.Skip == 0 {
 		if _, _, err := splitAddress("tcp", r.Address); err != nil {
 			return nil, err
 		}
@@ -175,11 +179,12 @@ func dialTCP(ctx context.Context, b Backend, sock Socket, r Request) (Conn, erro
 		if err := setOptions(sock, r.Options); err != nil {
 			return nil, err
 		}
+		using(sock)
 		return sock.Connect(ctx, addrs[0])
 	}
 	var first error
 	for _, a := range addrs {
-		conn, err := dialFrom(ctx, b, a, r)
+		conn, err := dialFrom(ctx, b, a, r, using)
 		if err == nil {
 			return conn, nil
 		}
@@ -193,7 +198,7 @@ func dialTCP(ctx context.Context, b Backend, sock Socket, r Request) (Conn, erro
 	return nil, first
 }
 
-func dialFrom(ctx context.Context, b Backend, remote netip.AddrPort, r Request) (Conn, error) {
+func dialFrom(ctx context.Context, b Backend, remote netip.AddrPort, r Request, using func(Socket)) (Conn, error) {
 	var local netip.AddrPort
 	if r.Local != "" {
 		all, err := locals(ctx, b, "tcp", familyOf(remote.Addr()), r.Local)
@@ -215,6 +220,7 @@ func dialFrom(ctx context.Context, b Backend, remote netip.AddrPort, r Request) 
 			return nil, err
 		}
 	}
+	using(sock)
 	return sock.Connect(ctx, remote)
 }
 

@@ -72,6 +72,12 @@ type Socket interface {
 	Close() error
 }
 
+// A Starter is a Socket that can tell when Connect has chosen the local address.
+type Starter interface {
+	// Started returns a channel that is closed then.
+	Started() <-chan struct{}
+}
+
 // A Conn is an established TCP connection.
 type Conn interface {
 	net.Conn

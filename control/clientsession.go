@@ -326,9 +326,10 @@ func (p *Pending) Wait(ctx context.Context) (Reply, error) {
 }
 
 // Start is Call without the wait: then is called once with what Call would return, by the
-// goroutine that reads replies or one of its own, and must not wait for another reply.
-func (s *Session) Start(ctx context.Context, r Request, fd int, then func(Reply, error)) {
-	s.start(ctx, nil, r, fd, then)
+// goroutine that reads replies or one of its own, and must not wait for another reply. id is the
+// request's, 0 where the session is over.
+func (s *Session) Start(ctx context.Context, r Request, fd int, then func(Reply, error)) (id uint64) {
+	return s.start(ctx, nil, r, fd, then)
 }
 
 // StartAfter is PostFD of one request and Start of another, in one write.
@@ -338,14 +339,14 @@ func (s *Session) StartAfter(ctx context.Context, first Request, fd int, r Reque
 }
 
 // start sends first, if there is one, and r. The descriptor goes with the first of them.
-func (s *Session) start(ctx context.Context, first *Request, r Request, fd int, then func(Reply, error)) {
+func (s *Session) start(ctx context.Context, first *Request, r Request, fd int, then func(Reply, error)) (id uint64) {
 	var told atomic.Bool
 	s.mu.Lock()
 	if err := s.err; err != nil {
 		s.mu.Unlock()
 		closeFD(fd)
 		go then(Reply{}, err)
-		return
+		return 0
 	}
 	s.lastID++
 	r.ID = s.lastID
@@ -374,6 +375,7 @@ func (s *Session) start(ctx context.Context, first *Request, r Request, fd int, 
 	if err != nil {
 		s.end(&DaemonError{s.path, plainCause(err)})
 	}
+	return r.ID
 }
 
 // opens says whether the reply to op names a new flow.

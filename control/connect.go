@@ -45,7 +45,7 @@ func (cc *clientConn) connectDial(req *http.Request) (Conn, error) {
 	}
 	ctx, stop := cc.untilGone(cc.srv.ctx)
 	defer stop()
-	return dialTCP(ctx, cc.srv.cfg.Backend, nil, Request{Network: "tcp", Address: req.RequestURI})
+	return dialTCP(ctx, cc.srv.cfg.Backend, nil, Request{Network: "tcp", Address: req.RequestURI}, nil)
 }
 
 func growSend(e *endpoint) {

@@ -74,7 +74,7 @@ func (f *flow) started(ep *endpoint) result {
 func (s *session) dialConn(ctx context.Context, r Request) (*flow, Conn, error) {
 	b := s.srv.cfg.Backend
 	if r.Flow == 0 {
-		conn, err := dialTCP(ctx, b, nil, r)
+		conn, err := dialTCP(ctx, b, nil, r, s.using(r))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -100,7 +100,7 @@ func (s *session) dialConn(ctx context.Context, r Request) (*flow, Conn, error) 
 	}
 	f.hold = f.hold || r.Hold
 	r.Network = f.network
-	conn, err := dialTCP(ctx, b, sock, r)
+	conn, err := dialTCP(ctx, b, sock, r, s.using(r))
 	if err != nil {
 		sock.Close()
 		f.clientGone()

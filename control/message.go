@@ -35,7 +35,7 @@ type Request struct {
 	Value int    `json:"value,omitempty"`
 	// How is "read", "write" or "both" of shutdown.
 	How string `json:"how,omitempty"`
-	// Target is the ID of the request to cancel.
+	// Target is the ID of the request to cancel, or whose local address is asked for.
 	Target uint64 `json:"target,omitempty"`
 	// Framed asks for headers on the datagrams of a connected UDP flow.
 	Framed bool `json:"framed,omitempty"`

@@ -26,6 +26,7 @@ type session struct {
 	flows   map[uint64]*flow
 	lastID  uint64
 	pending map[uint64]context.CancelFunc // by request ID
+	dials   map[uint64]*dialing           // those of them that have Skip
 	running int                           // requests under way, with and without an ID
 	ended   bool
 
@@ -44,6 +45,7 @@ func newSession(cc *clientConn, r *fdReader, br *bufio.Reader) *session {
 		cc: cc, srv: cc.srv, r: r, br: br,
 		flows:   make(map[uint64]*flow),
 		pending: make(map[uint64]context.CancelFunc),
+		dials:   make(map[uint64]*dialing),
 		out:     newOutbox(cc.e, overrun, func() { cc.c.Close() }),
 	}
 }
@@ -128,6 +130,9 @@ func (s *session) handle(r Request, fd int) {
 	case "join", "leave":
 		op = s.join
 	}
+	if r.Op == "local" && r.Target != 0 {
+		op = s.dialLocal
+	}
 	if op == nil {
 		s.finish(r, s.quick(r, fd))
 		return
@@ -139,9 +144,11 @@ func (s *session) handle(r Request, fd int) {
 		return
 	}
 	s.ops.Add(1)
+	dialled := s.dialing(r)
 	go func() {
 		defer s.ops.Done()
 		res := op(ctx, r, fd)
+		dialled()
 		done() // the id is free when its reply is there
 		s.finish(r, res)
 	}()

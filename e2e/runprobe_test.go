@@ -67,7 +67,6 @@ var probeDiffers = []difference{
 	{"connect", `refused, read`, "the unix socket's words"},
 	{"connect without waiting", `refused, asked by (read|write)`, "a unix socket has no pending error but ECONNRESET: SO_ERROR and connect have the real one"},
 	{"connect without waiting", `refused: connect again|refused: then writable`, "the next connect begins at once"},
-	{"connect without waiting", `pending: local`, "the stack chooses the port when it has a route"},
 	{"listen", `read|write|shut: events`, "the unix socket's words"},
 	{"listen", `after`, "a listener that is closed is found closed when somebody comes"},
 	{"half-close", `shut writing again|remote`, "the unix socket's words"},

@@ -68,6 +68,21 @@ func (s *socket) handle(c *call) verdict {
 		}
 		return k.accept(c, flags)
 	case sysGetsockname:
+		if t, ok := k.(*tcp); ok {
+			if ask := t.lateLocalAddr(c); ask != nil {
+				d := c.detached()
+				return c.later(func() verdict {
+					a, errno := ask()
+					if !d.valid() { // a signal has ended the call: its memory may be something else's
+						return fail(unix.EINTR)
+					}
+					if errno == 0 {
+						errno = d.writeValue(d.args[1], d.args[2], appendSockaddr(nil, s.domain, a), true)
+					}
+					return answer(errno)
+				})
+			}
+		}
 		a, errno := k.localAddr(c)
 		if errno == 0 {
 			errno = c.writeValue(c.args[1], c.args[2], appendSockaddr(nil, s.domain, a), true)

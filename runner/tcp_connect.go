@@ -30,6 +30,10 @@ type dialing struct {
 	stuffed int
 	// sent are the options that went with the request.
 	sent map[string]int
+	// session and request are where the daemon can be asked for the local address; request is 0 where
+	// it cannot.
+	session *control.Session
+	request uint64
 }
 
 func (t *tcp) connect(c *call, to sockaddr) verdict {
@@ -196,7 +200,28 @@ func (t *tcp) dialOut(ctx context.Context, d *dialing, r control.Request, fd int
 		}()
 		return
 	}
-	session.Start(ctx, r, fd, func(rep control.Reply, err error) { over(session, rep, err) })
+	id := session.Start(ctx, r, fd, func(rep control.Reply, err error) { over(session, rep, err) })
+	if r.Skip > 0 {
+		d.session, d.request = session, id
+	}
+}
+
+// lateLocalAddr is localAddr of a non-blocking connect under way, which takes a question to the daemon; nil
+// where there is none to ask.
+func (t *tcp) lateLocalAddr(c *call) func() (netip.AddrPort, syscall.Errno) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != tcpConnecting || t.dial.request == 0 {
+		return nil
+	}
+	session, request := t.dial.session, t.dial.request
+	return func() (netip.AddrPort, syscall.Errno) {
+		rep, err := session.Call(t.s.sup.ctx, control.Request{Op: "local", Target: request}, -1)
+		if err != nil { // it is over
+			return t.localAddr(c)
+		}
+		return parseWire(rep.Local), 0
+	}
 }
 
 // dialled is the end of a dial, and follows the connection to its own.

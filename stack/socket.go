@@ -27,6 +27,8 @@ type Socket struct {
 	network string // "tcp4" or "tcp6"
 	proto   tcpip.NetworkProtocolNumber
 
+	started chan struct{} // closed by Connect
+
 	mu   sync.Mutex
 	used bool
 }
@@ -52,7 +54,7 @@ func (s *Stack) Socket(network string) (*Socket, error) {
 	}
 	// As package net does it; rebinding a port in TIME-WAIT works then.
 	ep.SocketOptions().SetReuseAddress(true)
-	return &Socket{options: options{ep: ep}, s: s, wq: wq, network: network, proto: proto}, nil
+	return &Socket{options: options{ep: ep}, s: s, wq: wq, network: network, proto: proto, started: make(chan struct{})}, nil
 }
 
 // Bind reserves a local address. Port 0 takes a free one.
@@ -93,6 +95,10 @@ func (k *Socket) LocalAddr() netip.AddrPort {
 	return fromFull(f, k.proto)
 }
 
+// Started returns a channel that is closed when Connect has begun: there is a local address then, unless
+// it has failed already.
+func (k *Socket) Started() <-chan struct{} { return k.started }
+
 // use marks the socket as used up, and reports whether it was not.
 func (k *Socket) use() bool {
 	k.mu.Lock()
@@ -132,6 +138,7 @@ func (k *Socket) Connect(ctx context.Context, remote netip.AddrPort) (*TCPConn, 
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	k.wq.EventRegister(&entry)
 	terr := k.ep.Connect(full)
+	close(k.started)
 	if _, started := terr.(*tcpip.ErrConnectStarted); started {
 		select {
 		case <-ready:
