@@ -245,17 +245,24 @@ func soError(fd int) error {
 	return nil
 }
 
-// read and write are one call each, and say what came of it.
+// read and write are one call each, and say what came of it. A call with a time limit is interrupted by the
+// signals that Go's scheduler sends.
 func read(fd, size int) string {
 	buf := make([]byte, size)
-	n, err := unix.Read(fd, buf)
-	return outcome(buf, n, err)
+	for {
+		if n, err := unix.Read(fd, buf); err != unix.EINTR {
+			return outcome(buf, n, err)
+		}
+	}
 }
 
 func recv(fd, size, flags int) string {
 	buf := make([]byte, size)
-	n, _, err := unix.Recvfrom(fd, buf, flags)
-	return outcome(buf, n, err)
+	for {
+		if n, _, err := unix.Recvfrom(fd, buf, flags); err != unix.EINTR {
+			return outcome(buf, n, err)
+		}
+	}
 }
 
 func outcome(buf []byte, n int, err error) string {
