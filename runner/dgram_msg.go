@@ -141,12 +141,13 @@ var (
 	keyTOS      = optionKey{unix.IPPROTO_IP, unix.IP_RECVTOS}
 	keyPktinfo6 = optionKey{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO}
 	keyHops     = optionKey{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT}
+	keyHopsOld  = optionKey{unix.IPPROTO_IPV6, unix.IPV6_2292HOPLIMIT} // of RFC 2292, tracepath's
 	keyClass    = optionKey{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS}
 )
 
 // wantsControl says whether the program asked for control messages of IP's. mu is held.
 func (d *dgram) wantsControl() bool {
-	for _, k := range []optionKey{keyPktinfo, keyTTL, keyTOS, keyPktinfo6, keyHops, keyClass} {
+	for _, k := range []optionKey{keyPktinfo, keyTTL, keyTOS, keyPktinfo6, keyHops, keyHopsOld, keyClass} {
 		if d.options[keptName(k)] != 0 {
 			return true
 		}
@@ -161,7 +162,7 @@ func (d *dgram) controlOf(in inbound) []byte {
 	wants := d.wantsControl()
 	on := func(k optionKey) bool { return d.options[keptName(k)] != 0 }
 	pktinfo, ttl, tos := on(keyPktinfo), on(keyTTL), on(keyTOS)
-	pktinfo6, hops, class := on(keyPktinfo6), on(keyHops), on(keyClass)
+	pktinfo6, hops, hopsOld, class := on(keyPktinfo6), on(keyHops), on(keyHopsOld), on(keyClass)
 	local := d.local.Addr()
 	d.mu.Unlock()
 	if !wants {
@@ -210,6 +211,9 @@ func (d *dgram) controlOf(in inbound) []byte {
 		}
 		if hops && !is4 {
 			b = appendControl(b, unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, intBytes(int(in.ttl)))
+		}
+		if hopsOld && !is4 {
+			b = appendControl(b, unix.IPPROTO_IPV6, unix.IPV6_2292HOPLIMIT, intBytes(int(in.ttl)))
 		}
 		if class && !is4 {
 			b = appendControl(b, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, intBytes(int(in.tos)))

@@ -50,6 +50,7 @@ var keptDatagram = map[optionKey]int{
 	{unix.IPPROTO_IP, unix.IP_LOCAL_PORT_RANGE}:     0,
 	keyPktinfo6:                                     0,
 	keyHops:                                         0,
+	keyHopsOld:                                      0,
 	keyClass:                                        0,
 	{unix.IPPROTO_IPV6, unix.IPV6_RECVERR}:          0,
 	keyDiscover6:                                    1,

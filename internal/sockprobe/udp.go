@@ -117,6 +117,14 @@ func datagrams(w *world) {
 	w.say("IPv6", unix.Sendto(fd, []byte("six"), 0, addr(w.peer6, portEcho)))
 	got, from = receive(fd, 100, 0)
 	w.say("IPv6 answer", got, from)
+	w.say("IPV6_2292HOPLIMIT", setInt(fd, unix.IPPROTO_IPV6, unix.IPV6_2292HOPLIMIT, 1), unix.Sendto(fd, []byte("hops"), 0, addr(w.peer6, portEcho)))
+	oob = make([]byte, 100)
+	n, oobn, _, _, err = unix.Recvmsg(fd, make([]byte, 9), oob, 0)
+	msgs, merr := unix.ParseSocketControlMessage(oob[:max(oobn, 0)])
+	w.say("IPv6 hops", n, err, merr, len(msgs))
+	for _, m := range msgs {
+		w.say("IPv6 message", m.Header.Level, m.Header.Type, m.Data)
+	}
 	unix.Close(fd)
 }
 
