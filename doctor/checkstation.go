@@ -274,7 +274,7 @@ func findUnanswered(env *Environment) (all []Finding, err error) {
 		return findSilentProgram(env)
 	}
 	for _, p := range env.Observed.ToHost {
-		if p.Answered() || !env.stackLacks(p.To) {
+		if p.Answered() || !env.stackLacks(p) {
 			continue
 		}
 		f := Finding{
@@ -312,27 +312,23 @@ func (e *Environment) withBits(ip netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(ip, ip.BitLen())
 }
 
-// stackLacks reports whether the stack could not find out the MAC of a neighbour: its
-// table says so, or it asked on the wire and nobody answered.
-func (e *Environment) stackLacks(ip netip.Addr) bool {
+// stackLacks reports whether the stack could not find out the MAC of a neighbour. What
+// its table says comes last: a question of the host's may have told it since.
+func (e *Environment) stackLacks(p Ping) bool {
+	if errors.Is(p.Err, unix.EHOSTUNREACH) {
+		return true // a next hop is on the link, so that the stack itself says so
+	}
+	if asked, answered := e.askedOnTap(p.To); asked > 0 {
+		return answered == 0
+	}
 	if s := e.Observed.StackAfter; s != nil {
 		for _, n := range s.Neighbours {
-			if n.IP == ip {
+			if n.IP == p.To {
 				return slices.Contains([]string{"incomplete", "failed", "none"}, n.State)
 			}
 		}
 	}
-	asked, answered := e.askedOnTap(ip)
-	return asked > 0 && answered == 0 || errors.Is(e.pingErr(ip), unix.EHOSTUNREACH) && e.Observed.WatchErr != nil
-}
-
-func (e *Environment) pingErr(ip netip.Addr) error {
-	for _, p := range e.Observed.ToHost {
-		if p.To == ip {
-			return p.Err
-		}
-	}
-	return nil
+	return false
 }
 
 // askedOnTap counts the ARP requests for ip that came from the stack, and the replies

@@ -161,6 +161,11 @@ func TestDoctorNoTap(t *testing.T) {
 		t.Error("doctor has made a tap")
 	}
 	onlyCause(t, doctor.CauseNotTap, host, nil, "--link", "tap:lo")
+	list := runDoctor(t, host, nil, "--list")
+	match(t, "doctor --list", list.stdout, `^interface-down +the interface is up$`)
+	if list.code != 0 || strings.Count(list.stdout, "\n") != len(doctor.Checks()) {
+		t.Errorf("doctor --list: %v", list)
+	}
 	for _, args := range [][]string{{"--link", "pipe:"}, {"--link", "tap0"}, {"--addr", "x"}, {"more"}} {
 		if r := runDoctor(t, host, nil, args...); r.code != 2 || r.stdout != "" {
 			t.Errorf("doctor %v: want exit code 2: %v", args, r)

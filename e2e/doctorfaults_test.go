@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -470,7 +471,9 @@ func TestDoctorAsUser(t *testing.T) {
 func TestDoctorSwitchPort(t *testing.T) {
 	t.Parallel()
 	host := netlab.New(t, "host")
-	d := up(t, host, "--port", "tap:tap0", "--addr", stack4+"/24", "--dns", host4)
+	sock := filepath.Join(scratch(t), "ustack.sock")
+	d := upCmd(t, host, exec.Command(filepath.Join(bin, "ustack"), "up", "--socket", sock, "--state-dir", stateDir,
+		"--port", "tap:tap0", "--addr", stack4+"/24", "--dns", host4), sock)
 	host.Addr(t, "tap0", host4+"/24")
 	answerDNS(t, host, host4+":53")
 	healthy(t, host, d, "--link", "tap:tap0")

@@ -19,6 +19,7 @@ type doctorFlags struct {
 	addr    []string
 	fix     bool
 	program bool
+	list    bool
 }
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -48,8 +49,12 @@ found, 1 with findings, 2 for wrong usage.`,
 	fs.StringSliceVar(&f.addr, "addr", nil, "address of a private stack, as `CIDR`; repeatable (default: a free one of the host's network on the tap)")
 	fs.BoolVar(&f.program, "program", false, "the tap is held by another program that is meant to: look for what that does wrong")
 	fs.BoolVar(&f.fix, "fix", false, "do what is safe to do, print each step, and examine again")
+	fs.BoolVar(&f.list, "list", false, "list the causes that are looked for, with what holds where there is none")
 	a.jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if f.list {
+			return a.listCauses()
+		}
 		cfg, err := a.doctorConfig(cmd.Context(), &f)
 		if err != nil {
 			return err
@@ -57,6 +62,24 @@ found, 1 with findings, 2 for wrong usage.`,
 		return a.examine(cmd.Context(), cfg, f.fix)
 	}
 	return cmd
+}
+
+// listCauses prints what is looked for.
+func (a *app) listCauses() error {
+	type cause struct {
+		Cause string `json:"cause"`
+		About string `json:"about"`
+	}
+	var rows [][]string
+	var all []cause
+	for _, c := range doctor.Checks() {
+		rows = append(rows, []string{c.Cause, c.About})
+		all = append(all, cause{c.Cause, c.About})
+	}
+	if a.json {
+		return writeJSON(a.Stdout, all)
+	}
+	return writeTable(a.Stdout, rows)
 }
 
 // doctorConfig turns flags into what package doctor takes.
