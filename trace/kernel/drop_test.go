@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"os"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -14,7 +15,18 @@ import (
 
 // Each fault is made by a real frame, and named by its reason and place.
 func TestDropReasons(t *testing.T) {
-	for _, test := range []struct {
+	type followed struct {
+		ns  *netlab.NS
+		tap *os.File
+		l   *tail
+	}
+	begin := func(t *testing.T, via string) followed {
+		ns, tap := host(t)
+		return followed{ns, tap, follow(t, open(t, ns, Config{Via: via}))}
+	}
+	// For all cases that leave the host as it is.
+	shared := map[string]followed{ViaBPF: begin(t, ViaBPF), ViaTracefs: begin(t, ViaTracefs)}
+	for i, test := range []struct {
 		name   string
 		step   string // Drop unless set
 		reason string
@@ -86,22 +98,32 @@ func TestDropReasons(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ways(t, func(t *testing.T, via string) {
-				ns, tap := host(t)
+				on := shared[via]
 				if test.before != nil {
-					test.before(t, ns)
+					on = begin(t, via)
+					test.before(t, on.ns)
 				}
-				l := follow(t, open(t, ns, Config{Via: via}))
-				b := test.frame(ns.MAC(t, tap0))
-				if _, err := tap.Write(b); !errors.Is(err, test.write) {
+				b := test.frame(on.ns.MAC(t, tap0))
+				b[11] = byte(i) // of the source's MAC
+				on.l.forget()
+				if _, err := on.tap.Write(b); !errors.Is(err, test.write) {
 					t.Fatalf("write: %v, want %v", err, test.write)
 				}
 				step := test.step
 				if step == "" {
 					step = Drop
 				}
-				// tracefs knows no device of a buffer that was in no step before.
-				e := last(l.until(t, step, func(e Event) bool {
-					return e.Step == step && (e.Dev == tap0 || via == ViaTracefs && e.Dev == "" && e.Where == "tun_get_user")
+				e := last(on.l.until(t, step, func(e Event) bool {
+					switch {
+					case e.Step != step:
+						return false
+					case via == ViaBPF:
+						return string(e.Head) == string(b)
+					case e.Dev == "": // of a buffer that was in no step before
+						return e.Where == "tun_get_user"
+					}
+					// There may be more to come of the case before.
+					return e.Dev == tap0 && e.Reason == test.reason && (test.where == "" || e.Where == test.where)
 				}))
 				if e.Reason != test.reason || test.where != "" && e.Where != test.where {
 					t.Errorf("reason %q at %q, want %q at %q", e.Reason, e.Where, test.reason, test.where)
@@ -109,8 +131,8 @@ func TestDropReasons(t *testing.T) {
 				if test.check != nil && via == ViaBPF && !test.check(e) {
 					t.Errorf("%+v", e)
 				}
-				if via == ViaBPF && (e.NetNS != inode(t, ns) || string(e.Head) != string(b) || e.NoEth || e.Len != len(b)) {
-					t.Errorf("namespace %d, %d bytes %x; want %d, %x", e.NetNS, e.Len, e.Head, inode(t, ns), b)
+				if via == ViaBPF && (e.NetNS != inode(t, on.ns) || e.Dev != tap0 || e.NoEth || e.Len != len(b)) {
+					t.Errorf("namespace %d, %q, %d bytes; want %d, %q, %d", e.NetNS, e.Dev, e.Len, inode(t, on.ns), tap0, len(b))
 				}
 			})
 		})

@@ -94,6 +94,13 @@ func follow(t *testing.T, s *Source) *tail {
 	return l
 }
 
+// forget drops what there was so far.
+func (l *tail) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = nil
+}
+
 // until waits for an event and returns all up to it.
 func (l *tail) until(t *testing.T, what string, is func(Event) bool) []Event {
 	t.Helper()
