@@ -49,6 +49,7 @@ type lab struct {
 	records []trace.Record
 	sent    [][]byte // by the stack
 	changed chan struct{}
+	gate    sync.RWMutex // held by tests that read no records meanwhile
 	cancel  context.CancelFunc
 	result  chan error
 }
@@ -75,6 +76,8 @@ func newLab(t testing.TB, pipe link.PipeConfig, cfg trace.Config) *lab {
 	cfg.Stack = traced{s, s.Account()}
 	go func() {
 		l.result <- trace.Run(ctx, cfg, func(r *trace.Record, _ bool) error {
+			l.gate.RLock()
+			defer l.gate.RUnlock()
 			l.mu.Lock()
 			l.records = append(l.records, *r)
 			l.mu.Unlock()

@@ -69,6 +69,47 @@ func TestThousandsOfFrames(t *testing.T) {
 	}
 }
 
+// TestSlowReader: who does not read loses records, and knows how many; frames wait for nobody.
+func TestSlowReader(t *testing.T) {
+	l := newLab(t, link.PipeConfig{}, trace.Config{})
+	l.gate.Lock()
+	const frames = 6000
+	begin := time.Now()
+	request := []link.OutFrame{{Pieces: [][]byte{arpRequest(netip.MustParseAddr("10.0.0.77"))}}}
+	for sent := 0; sent < frames; {
+		n, err := l.far.Queues()[0].Write(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sent += n; n == 0 {
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+	// Each of them has been worked on while nobody reads.
+	for l.stack.Stats()["arp.requests_received_unknown_target_address"] < frames {
+		if time.Since(begin) > 30*time.Second {
+			t.Fatalf("the stack has had %d frames", l.stack.Stats()["arp.requests_received_unknown_target_address"])
+		}
+		time.Sleep(time.Millisecond)
+	}
+	l.gate.Unlock()
+	l.until("reader that has caught up", func() bool { return len(l.records) > 10000 })
+	l.put(arpRequest(ourIP))
+	l.until("end of the last frame", func() bool { return l.told("answered by ARP reply") })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var told, lost uint64
+	for _, r := range l.records {
+		if r.Dir == "in" {
+			told++
+		}
+		lost += r.Lost
+	}
+	if lost == 0 || told+lost < 3*frames {
+		t.Errorf("%d steps were told and %d lost, of %d", told, lost, 3*frames)
+	}
+}
+
 // FuzzFrames: whatever a frame holds, it ends exactly once, and nothing panics.
 func FuzzFrames(f *testing.F) {
 	for _, frame := range [][]byte{

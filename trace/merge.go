@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ustack/ustack/capture/filter"
+	"github.com/ustack/ustack/capture/show"
 	"github.com/ustack/ustack/trace/kernel"
 	"github.com/ustack/ustack/trace/key"
 )
@@ -168,8 +169,7 @@ func (m *Merge) attach(s *mergeStep) bool {
 		s.rec.Packet = s.number
 		s.rec.Head = s.event.Head
 		if !s.event.NoEth && len(s.event.Head) > 0 {
-			pkt := parse(s.event.Head)
-			s.rec.Summary = pkt.summary(s.event.Len)
+			s.rec.Summary = show.Line(s.event.Head, show.Options{WireLen: s.event.Len, PartialChecksum: true})
 		}
 		return true
 	}

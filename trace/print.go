@@ -94,10 +94,7 @@ func plain(s string) string {
 
 // WriteJSON writes one record as one line of JSON.
 func WriteJSON(w io.Writer, r *Record) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(append(b, '\n'))
-	return err
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(r)
 }

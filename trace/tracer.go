@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ustack/ustack/capture/filter"
+	"github.com/ustack/ustack/capture/show"
 	"github.com/ustack/ustack/link"
 )
 
@@ -246,7 +247,7 @@ func (t *tracer) tell(f *flight, at time.Time, r Record) {
 	}
 	if !f.begun {
 		f.begun = true
-		r.Head, r.Summary = f.head, f.pkt.summary(f.size)
+		r.Head, r.Summary = f.head, show.Line(f.head, show.Options{WireLen: f.size, PartialChecksum: true})
 		if len(f.head) >= 14 {
 			r.Dst, r.Src = net.HardwareAddr(f.head[:6]).String(), net.HardwareAddr(f.head[6:12]).String()
 		}

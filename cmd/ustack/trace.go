@@ -108,13 +108,24 @@ func (a *app) trace(ctx context.Context, f *traceFlags) error {
 		t.merge.MACs = append(t.merge.MACs, mac)
 	}
 	t.printer = trace.NewPrinter(a.Stdout)
+	begin.Text = "the stack's steps"
 	if !f.user {
-		if err := t.openKernel(begin); err != nil {
-			if f.netns != nil && !errors.Is(err, errors.ErrUnsupported) {
-				return err
-			}
-			fmt.Fprintf(a.Stderr, "ustack: trace: only the stack's steps: %v\n", err)
+		if err := t.openKernel(begin); err == nil {
+			begin.Text += " and the kernel's, by " + t.source.Via()
+		} else if f.netns != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		} else {
+			fmt.Fprintf(a.Stderr, "ustack: trace: the kernel's steps are left out: %v\n", err)
 		}
+	}
+	if f.json {
+		err = trace.WriteJSON(a.Stdout, &begin)
+	} else {
+		_, err = fmt.Fprintf(a.Stderr, "following %s: %s\n", printable(begin.Dev), begin.Text)
+	}
+	if err != nil {
+		t.close()
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = stream.Stop() })
 	defer stop()
@@ -128,6 +139,12 @@ type traceSession struct {
 	merge   trace.Merge
 	printer *trace.Printer
 	source  *kernel.Source // nil without the kernel's steps
+}
+
+func (t *traceSession) close() {
+	if t.source != nil {
+		_ = t.source.Close()
+	}
 }
 
 // settleTime is how long the kernel's steps of the last frames are waited for.
@@ -170,9 +187,7 @@ func (t *traceSession) run(lines *json.Decoder, stream *control.Stream) error {
 	}
 	err := t.pass(user, kern)
 	close(quit)
-	if t.source != nil {
-		_ = t.source.Close()
-	}
+	t.close()
 	_ = stream.Close()
 	readers.Wait()
 	if err == nil {
