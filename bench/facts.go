@@ -41,6 +41,7 @@ func remarks() []string {
 		"Impaired links: the delay is that of a round trip, loss is of frames each way; the queue before the link holds twice what fills it, and 100 frames; goodput from the first byte on, slow start included; without offloads on either side. In a round all subjects meet the same accidents, in each round others: each has a new link for it, with the round's number as the seed. All subjects, and several rounds, are measured at the same time, but at 40 ms without loss and at 1 ms with 0.1 %.",
 		"Why reno, SACK and a retransmission timeout of at least 100 ms: `go run ./bench -only grid` measures the alternatives; bench/profiles/loss-grid.txt is what it printed.",
 		"Programs (iperf3, curl, true, connections made by a program): what runs on the stack dials, a server of the kernel's answers: beside a veth or beside the daemon's tap; with pasta the program is in its namespace. \"To\" is iperf3's -R; the rate is what its receiver tells. Calls are what the closing summary of `ustack run -v` counts. The start of `true` is the difference of medians, both by turns.",
+		"Captures: `ustack capture -w FILE -C 200 -W 2`, which shares the processors with both sides of the stream; just before, the same stream without it. A super-frame counts as one frame.",
 		"Connections: the kernel's side dials, the server writes a byte and closes first, so that TIME-WAIT is the stack's; local ports 32768 to 60999.",
 	)
 }

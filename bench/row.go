@@ -84,6 +84,7 @@ func rows(s scale) []row {
 		limitRow(s, main, false),
 		limitRow(s, main, true),
 		openRow(s, main),
+		captureRow(s),
 	}
 	all = append(all, programRows(s)...)
 	return append(all, impairedRows(s)...)

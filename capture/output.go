@@ -39,7 +39,7 @@ type OutputConfig struct {
 type Output struct {
 	cfg OutputConfig
 
-	in      []byte // not a whole block yet
+	in      []byte // what was read and is not stored: at most a block that is not whole yet
 	head    []byte // the blocks before the first frame, which every file begins with
 	stats   []byte // the last statistics
 	packets uint64
@@ -108,10 +108,50 @@ var errBlock = errors.New("capture: not a pcapng section")
 
 // Write stores the blocks that are complete with b.
 func (o *Output) Write(b []byte) (int, error) {
+	if o.err == nil {
+		o.in = append(o.in, b...)
+		o.store()
+	}
 	if o.err != nil {
 		return 0, o.err
 	}
-	o.in = append(o.in, b...)
+	return len(b), nil
+}
+
+// readStep is how many bytes ReadFrom asks for at once.
+const readStep = 1 << 20
+
+// ReadFrom stores what comes from r until it ends, block by block as it comes. The error is that of
+// r, or wraps that of the file; n counts bytes read.
+func (o *Output) ReadFrom(r io.Reader) (n int64, err error) {
+	if cap(o.in) < readStep+blockMost {
+		o.in = append(make([]byte, 0, readStep+blockMost), o.in...)
+	}
+	for o.err == nil {
+		k, err := r.Read(o.in[len(o.in) : len(o.in)+readStep])
+		n += int64(k)
+		o.in = o.in[:len(o.in)+k]
+		o.store()
+		if o.err == nil && err == io.EOF {
+			return n, nil
+		}
+		if o.err == nil && err != nil {
+			return n, err
+		}
+	}
+	return n, &OutputError{o.err}
+}
+
+// An OutputError is an error of the file, not of what is read.
+type OutputError struct{ err error }
+
+func (e *OutputError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *OutputError) Unwrap() error { return e.err }
+
+// store stores the whole blocks at the beginning of o.in.
+func (o *Output) store() {
 	from, at, packets := 0, 0, uint64(0)
 	for o.err == nil && len(o.in)-at >= blockLeast {
 		n := int(binary.LittleEndian.Uint32(o.in[at+4:]))
@@ -147,7 +187,6 @@ func (o *Output) Write(b []byte) (int, error) {
 		o.put(o.in[from:at], packets)
 	}
 	o.in = o.in[:copy(o.in, o.in[at:])]
-	return len(b), o.err
 }
 
 // rotate begins the next file.

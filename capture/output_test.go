@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"testing/iotest"
 
 	"github.com/ustack/ustack/capture"
 )
@@ -71,14 +72,48 @@ func TestOutput(t *testing.T) {
 			t.Errorf("%d packets, %+v, %v", o.Packets(), c, ok)
 		}
 	}
+	for _, step := range []int{1, 100, 1 << 20} {
+		var out bytes.Buffer
+		o, err := capture.NewOutput(capture.OutputConfig{Name: "-", Stdout: &out})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := iotest.DataErrReader(&stepReader{whole, step})
+		if n, err := o.ReadFrom(r); err != nil || n != int64(len(whole)) || !bytes.Equal(out.Bytes(), whole) {
+			t.Errorf("read in steps of %d: %d bytes, %v", step, n, err)
+		}
+	}
+	broken := errors.New("broken")
+	o, err := capture.NewOutput(capture.OutputConfig{Name: "-", Stdout: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.ReadFrom(iotest.ErrReader(broken)); err != broken {
+		t.Errorf("of a reader that fails: %v", err)
+	}
 	var out bytes.Buffer
-	o, err := capture.NewOutput(capture.OutputConfig{Name: "-", Stdout: &out})
+	o, err = capture.NewOutput(capture.OutputConfig{Name: "-", Stdout: &out})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := o.Write(whole); err != nil || !bytes.Equal(out.Bytes(), whole) || o.Close() != nil {
 		t.Errorf("to standard output: %v", err)
 	}
+}
+
+// A stepReader gives step bytes at a time.
+type stepReader struct {
+	b    []byte
+	step int
+}
+
+func (r *stepReader) Read(b []byte) (int, error) {
+	if len(r.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, r.b[:min(len(r.b), r.step)])
+	r.b = r.b[n:]
+	return n, nil
 }
 
 // TestRotation: each file begins with the section's header, and no frame is cut or lost.

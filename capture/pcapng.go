@@ -57,7 +57,7 @@ type Writer struct {
 }
 
 // writeBuffer is how many bytes a Writer gathers at most.
-const writeBuffer = 128 << 10
+const writeBuffer = 16 << 10
 
 // NewWriter writes a section's header.
 func NewWriter(w io.Writer, sec Section) (*Writer, error) {

@@ -31,6 +31,7 @@ func (cc *clientConn) answerStream(br *bufio.Reader, contentType string, write f
 		_, _ = io.Copy(io.Discard, br)
 		cancel()
 	}()
+	growSend(cc.e)
 	w := &streamWriter{cc: cc, contentType: contentType}
 	if err = write(ctx, w); err != nil && !w.begun {
 		_ = cc.answer(&response{err: err}, true)

@@ -202,17 +202,10 @@ func (a *app) store(ctx context.Context, f *captureFlags) (err error) {
 	}
 	defer s.Close()
 	defer context.AfterFunc(ctx, func() { s.Stop() })()
-	buf := make([]byte, copyStep)
-	var cut error
-	for cut == nil {
-		var n int
-		n, cut = s.Read(buf)
-		if _, err := out.Write(buf[:n]); err != nil {
-			if errors.Is(err, syscall.EPIPE) {
-				return err
-			}
-			return fmt.Errorf("capture: after %d frames, which are whole: %w", out.Packets(), err)
-		}
+	_, cut := out.ReadFrom(s)
+	var full *capture.OutputError
+	if errors.As(cut, &full) {
+		return fmt.Errorf("capture: after %d frames, which are whole: %w", out.Packets(), cut)
 	}
 	counts, ended := out.Counts()
 	a.summary(out.Packets(), counts, ended)
@@ -222,12 +215,9 @@ func (a *app) store(ctx context.Context, f *captureFlags) (err error) {
 	return nil
 }
 
-// copyStep is how many bytes of a capture are stored at once.
-const copyStep = 1 << 20
-
 // daemonEnded is the error of a capture whose daemon has gone without a word.
 func daemonEnded(err error) error {
-	if err == nil || err == io.EOF {
+	if err == nil || err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("capture: the daemon has ended")
 	}
 	return fmt.Errorf("capture: %w", err)
