@@ -60,6 +60,9 @@ type Info struct {
 	// the wire, 6 bytes, or nil where there is none. It is not the address of
 	// whoever reads the Device: two stations need two addresses.
 	HardwareAddr net.HardwareAddr
+	// Station is the one address whose frames the wire delivers, beside those for groups, 6 bytes, or
+	// nil where it delivers those of any: whoever reads the Device has to use it as its own.
+	Station net.HardwareAddr
 	// MTU is the largest payload of a frame in bytes, the 14 bytes of the header
 	// not counted. A super-frame may be longer, see Offload.
 	MTU int

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,7 +131,7 @@ func (d *daemon) openLink(context.Context) (err error) {
 		return err
 	}
 	sp := d.set.spec
-	if d.set.hostIf != "" {
+	if d.set.hostIf != "" && sp.Kind == kindTap {
 		if _, err := net.InterfaceByName(d.set.hostIf); err == nil {
 			sp = withoutMTU(sp)
 		}
@@ -199,9 +200,14 @@ func (d *daemon) startStack(context.Context) error {
 			search = r.Search
 		}
 	}
-	mac := d.set.mac
-	if mac == nil {
+	mac, station := d.set.mac, d.device.Info().Station
+	switch {
+	case mac == nil && station != nil:
+		mac = station
+	case mac == nil:
 		mac = stableMAC(d.device.Info().Name)
+	case station != nil && !slices.Equal(mac, station):
+		d.backend.warn(fmt.Sprintf("%s delivers frames to %v only: leave out --mac", d.device.Info().Name, station))
 	}
 	d.device = d.backend.points.add(d.device)
 	s, err := stack.New(stack.Config{

@@ -18,6 +18,19 @@ import (
 // kindTap is the kind of a SPEC that has an interface of this host behind it.
 const kindTap = "tap"
 
+// kindChar is the kind of a SPEC whose option dev names one.
+const kindChar = "chardev"
+
+// option returns the value of an option of a SPEC, or "".
+func option(sp spec.Spec, name string) string {
+	for _, o := range sp.Options {
+		if o.Name == name {
+			return o.Value
+		}
+	}
+	return ""
+}
+
 // kindSwitch is the kind of a link that is the port of a switch in the same process. It has no SPEC.
 const kindSwitch = "switch"
 
@@ -27,6 +40,9 @@ const kindSwitch = "switch"
 func parseLink(text string, mtu int) (sp spec.Spec, hostIf string, err error) {
 	if sp, err = spec.Parse(text); err != nil {
 		return sp, "", err
+	}
+	if sp.Kind == kindChar {
+		return sp, option(sp, "dev"), nil
 	}
 	if sp.Kind != kindTap {
 		return sp, "", nil

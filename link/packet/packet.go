@@ -33,6 +33,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ustack/ustack/internal/ifwatch"
 	"github.com/ustack/ustack/link"
 )
 
@@ -64,8 +65,7 @@ type device struct {
 	vnet  bool
 	file  *os.File
 	conn  syscall.RawConn
-	links *os.File       // rtnetlink
-	work  sync.WaitGroup // of listen
+	watch *ifwatch.Watcher
 
 	lostMu sync.Mutex
 	lost   uint64 // frames the kernel had no room for, taken out of its counter
@@ -122,14 +122,11 @@ func Open(cfg Config) (_ link.Device, err error) {
 	defer func() {
 		if err != nil {
 			d.file.Close()
-			if d.links != nil {
-				d.links.Close()
+			if d.watch != nil {
+				d.watch.Close()
 			}
 		}
 	}()
-	if err := d.watch(); err != nil {
-		return nil, wrap(err)
-	}
 	if err := d.setup(fd, cfg); err != nil {
 		return nil, wrap(err)
 	}
@@ -154,7 +151,14 @@ func Open(cfg Config) (_ link.Device, err error) {
 	if err := d.file.SetReadDeadline(time.Time{}); err != nil { // the runtime's poller has to take it
 		return nil, wrap(err)
 	}
-	d.work.Go(d.listen)
+	// A packet socket is told once that its interface is down, and not that it is deleted after that.
+	d.watch, err = ifwatch.Watch(ifi.Index, func() {
+		d.gone.Store(true)
+		_ = d.file.SetReadDeadline(time.Unix(1, 0)) // lets a Read look
+	})
+	if err != nil {
+		return nil, wrap(err)
+	}
 	d.in.init(d)
 	d.senders.New = func() any { return newSender(d) }
 	if d.vnet && cfg.Plain {
@@ -263,8 +267,8 @@ func (d *device) Stats() link.Stats {
 func (d *device) Close() error {
 	d.closing.Do(func() {
 		d.closed.Store(true)
-		d.err = errors.Join(d.file.Close(), d.links.Close())
-		d.work.Wait()
+		d.err = d.file.Close()
+		d.watch.Close()
 	})
 	return d.err
 }
@@ -287,7 +291,7 @@ func (d *device) isGone() bool {
 	}
 	there := true
 	err := d.conn.Control(func(fd uintptr) {
-		_, err := interfaceName(int(fd), d.index)
+		_, err := ifwatch.Name(int(fd), d.index)
 		there = !errors.Is(err, unix.ENODEV)
 	})
 	if err == nil && !there {

@@ -6,23 +6,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ustack/ustack/internal/ifwatch"
 	"github.com/ustack/ustack/internal/iovec"
 	"github.com/ustack/ustack/link"
 )
-
-// interfaceName asks for the name of an interface by its number (SIOCGIFNAME, netdevice(7)).
-func interfaceName(fd, index int) (string, error) {
-	var req struct {
-		name  [unix.IFNAMSIZ]byte
-		index int32
-		_     [20]byte
-	}
-	req.index = int32(index)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFNAME, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return "", errno
-	}
-	return unix.ByteSliceToString(req.name[:]), nil
-}
 
 // A receiver is what the one reader works with.
 type receiver struct {
@@ -273,7 +260,7 @@ func (s *sender) send(fd uintptr) {
 
 // isGoneAt is isGone for who holds the descriptor.
 func (d *device) isGoneAt(fd uintptr) bool {
-	if _, err := interfaceName(int(fd), d.index); err == unix.ENODEV {
+	if _, err := ifwatch.Name(int(fd), d.index); err == unix.ENODEV {
 		d.gone.Store(true)
 	}
 	return d.gone.Load()

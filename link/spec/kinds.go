@@ -3,6 +3,7 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"os/user"
 	"strconv"
 	"strings"
 
@@ -22,6 +23,10 @@ func tapKind() kind {
 			{"sndbuf", "BYTES", number(1, 1<<31-1)},
 			{"mtu", "BYTES", number(link.MinMTU, tap.MaxMTU)},
 			{"persist", "", nil},
+			{"owner", "USER", func(s string) error { _, err := userID(s); return err }},
+			{"group", "GROUP", func(s string) error { _, err := groupID(s); return err }},
+			{"speed", "MBIT", number(1, 1<<31-1)},
+			{"duplex", "full|half", word("full", "half")},
 		},
 		check: func(s Spec) error {
 			if s.Name == "" {
@@ -43,6 +48,73 @@ func (s Spec) tap(env Env) tap.Config {
 	cfg.SndBuf = s.number("sndbuf")
 	cfg.MTU = s.number("mtu")
 	_, cfg.Persist = s.lookup("persist")
+	if v, ok := s.lookup("owner"); ok {
+		if id, err := userID(v); err == nil {
+			cfg.Owner = &id
+		}
+	}
+	if v, ok := s.lookup("group"); ok {
+		if id, err := groupID(v); err == nil {
+			cfg.Group = &id
+		}
+	}
+	cfg.Speed = s.number("speed")
+	cfg.Duplex, _ = s.lookup("duplex")
+	return cfg
+}
+
+// userID and groupID return the number of a name, or of a number.
+func userID(s string) (int, error) {
+	u, err := user.Lookup(s)
+	if err == nil {
+		s = u.Uid
+	}
+	return idNumber("user", s)
+}
+
+func groupID(s string) (int, error) {
+	g, err := user.LookupGroup(s)
+	if err == nil {
+		s = g.Gid
+	}
+	return idNumber("group", s)
+}
+
+func idNumber(what, s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("there is no %s %q: use a name or a number", what, s)
+	}
+	return int(n), nil
+}
+
+// chardevKind is a character device that carries frames.
+func chardevKind() kind {
+	return kind{
+		name: "chardev",
+		bare: func(s string) bool { return strings.HasPrefix(s, "/dev/") },
+		options: []option{
+			{"dev", "IF", func(s string) error { return checkInterface("chardev", s) }},
+			{"offload", tap.OffloadAuto + "|" + tap.OffloadOff, word(tap.OffloadAuto, tap.OffloadOff)},
+			{"mtu", "BYTES", number(link.MinMTU, tap.MaxMTU)},
+			{"once", "", nil},
+		},
+		check: func(s Spec) error {
+			if s.Name == "" {
+				return errors.New("a path is missing: use chardev:/dev/xtun, with ,dev=xtun to name the interface behind it")
+			}
+			return nil
+		},
+		open: func(s Spec, env Env) (link.Device, error) { return tap.OpenChar(s.char(env)) },
+	}
+}
+
+// char returns the CharConfig a checked Spec means.
+func (s Spec) char(env Env) tap.CharConfig {
+	cfg := tap.CharConfig{Path: s.Name, MTU: s.number("mtu"), Logger: env.Logger}
+	cfg.Interface, _ = s.lookup("dev")
+	cfg.Offload, _ = s.lookup("offload")
+	_, cfg.Once = s.lookup("once")
 	return cfg
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ustack/ustack/link"
 	"github.com/ustack/ustack/link/qemu"
+	"github.com/ustack/ustack/link/tap"
 )
 
 // mtuOption is that of wires without an interface of their own.
@@ -129,9 +130,10 @@ func openFD(s Spec, env Env) (link.Device, error) {
 	}
 	kind, err := unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_TYPE)
 	switch {
-	case err != nil:
-		return nil, fmt.Errorf("link %q: descriptor %d is not a socket: %w", s, n, err)
+	case err != nil && err != unix.ENOTSOCK:
+		return nil, fmt.Errorf("link %q: descriptor %d: %w", s, n, err)
 	}
+	isSocket := err == nil
 	// A number of our own, so that no other part of the program can mistake it for its own.
 	fd, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -139,6 +141,9 @@ func openFD(s Spec, env Env) (link.Device, error) {
 	}
 	unix.Close(n)
 	name := "fd" + s.Name
+	if !isSocket {
+		return tap.FromFD(fd, tap.CharConfig{Path: name, MTU: s.number("mtu"), Logger: env.Logger})
+	}
 	if kind != unix.SOCK_STREAM {
 		return qemu.OpenPackets(qemu.PacketsConfig{FD: fd, Name: name, MTU: s.number("mtu"), Buffer: s.number("buffer"), Logger: env.Logger})
 	}

@@ -6,13 +6,14 @@
 //	tap:tap0                        a TAP interface, created or existing
 //	tap:tap0,queues=2,persist       two queues; it stays when ustack ends
 //	tap:tap%d,driver=water          the first free number, the portable driver
+//	chardev:/dev/xtun,dev=xtun      a driver's character device, or a macvtap's /dev/tapN
 //	packet:eth0                     an interface of the host, beside the host
 //	macinmac:eth0,isid=42           Ethernet in Ethernet (IEEE 802.1ah)
 //	macinmac:eth0,ethertype=0x88b5,header=10  the same with a header of one's own
 //	vxlan:192.0.2.7,vni=42          frames over UDP (RFC 7348), several remotes with + between
 //	stream:/run/q.sock              QEMU's -netdev stream, unix or HOST:PORT; ,listen waits for it
 //	dgram:local=/run/a,remote=/run/b  QEMU's -netdev dgram, unix or UDP
-//	fd:3                            an inherited socket, of packets or a stream
+//	fd:3                            an inherited descriptor: a tap, a socket of packets or a stream
 //	pipe:                           one end of a wire in memory, see Env
 //
 // Every kind of wire can be impaired, in both directions alike, see
@@ -77,7 +78,7 @@ type Env struct {
 
 // kinds is the registry. It is a function so that nothing can change it.
 func kinds() []kind {
-	all := []kind{tapKind(), packetKind(), macinmacKind(), vxlanKind(), streamKind(), dgramKind(), fdKind(), pipeKind()}
+	all := []kind{tapKind(), chardevKind(), packetKind(), macinmacKind(), vxlanKind(), streamKind(), dgramKind(), fdKind(), pipeKind()}
 	for i := range all {
 		all[i].options = append(all[i].options, impairOptions()...)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ustack/ustack/internal/ifwatch"
 	"github.com/ustack/ustack/link"
 )
 
@@ -17,7 +18,8 @@ type device struct {
 	info    link.Info
 	queues  []link.Queue
 	files   []*os.File
-	errGone error // wraps link.ErrGone
+	errGone error            // wraps link.ErrGone
+	watch   *ifwatch.Watcher // of an interface whose end the descriptor does not tell, or nil
 
 	closed atomic.Bool
 	gone   atomic.Bool
@@ -27,7 +29,7 @@ type device struct {
 
 func (d *device) Info() link.Info {
 	i := d.info
-	i.HardwareAddr = bytes.Clone(i.HardwareAddr)
+	i.HardwareAddr, i.Station = bytes.Clone(i.HardwareAddr), bytes.Clone(i.Station)
 	return i
 }
 
@@ -45,6 +47,9 @@ func (d *device) Close() error {
 		}
 		for _, q := range d.queues {
 			q.(*queue).many.close()
+		}
+		if d.watch != nil {
+			d.watch.Close()
 		}
 	})
 	return d.err

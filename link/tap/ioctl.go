@@ -48,6 +48,42 @@ func ioctlUint(fd int, req uint, arg uintptr) error {
 	return nil
 }
 
+// setUp brings an interface up.
+func setUp(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket for SIOCGIFFLAGS: %w", err)
+	}
+	defer unix.Close(fd)
+	r := newIfreq(name)
+	if err := ioctlIfreq(fd, unix.SIOCGIFFLAGS, r); err != nil {
+		return fmt.Errorf("SIOCGIFFLAGS: %w", err)
+	}
+	if r.flags()&unix.IFF_UP != 0 {
+		return nil
+	}
+	r.setFlags(r.flags() | unix.IFF_UP)
+	if err := ioctlIfreq(fd, unix.SIOCSIFFLAGS, r); err != nil {
+		return fmt.Errorf("SIOCSIFFLAGS: %w", err)
+	}
+	return nil
+}
+
+// ioctlEthtool makes a request of ethtool about an interface; cmd is the first byte of its structure.
+func ioctlEthtool(fd int, name string, cmd *byte) error {
+	var r struct {
+		name [unix.IFNAMSIZ]byte
+		data *byte
+		_    [16]byte
+	}
+	copy(r.name[:unix.IFNAMSIZ-1], name)
+	r.data = cmd
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&r))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // hardwareAddr asks a tap's descriptor for the interface's address.
 func hardwareAddr(fd int) (net.HardwareAddr, error) {
 	r := new(ifreq)

@@ -36,6 +36,14 @@ func openNative(cfg Config, clone string) (_ link.Device, err error) {
 			first = h
 		}
 	}
+	if err := first.own(&cfg); err != nil {
+		return nil, fmt.Errorf("tap %s: %w", name, err)
+	}
+	if cfg.Speed != 0 || cfg.Duplex != "" {
+		if err := SetLink(name, cfg.Speed, cfg.Duplex); err != nil {
+			return nil, fmt.Errorf("tap %s: speed and duplex: %w", name, err)
+		}
+	}
 	// Last, so that nothing stays behind when opening did not work.
 	if cfg.Persist {
 		if err := ioctlUint(first.fd, unix.TUNSETPERSIST, 1); err != nil {
@@ -80,6 +88,7 @@ func (d *device) addNative(h *handle, cfg *Config) error {
 type handle struct {
 	fd    int
 	name  string           // as the kernel gave it
+	known bool             // it answers what taps are asked, see ask
 	vnet  bool             // each frame has a virtio header
 	order binary.ByteOrder // of that header
 }
@@ -167,6 +176,23 @@ func (h *handle) setup(cfg *Config) error {
 	h.order = binary.LittleEndian
 	if err := unix.IoctlSetPointerInt(h.fd, unix.TUNSETVNETLE, 1); err != nil {
 		h.order = binary.NativeEndian
+	}
+	return nil
+}
+
+// own gives a tap to a user and a group.
+func (h *handle) own(cfg *Config) error {
+	for _, o := range []struct {
+		name string
+		req  uint
+		id   *int
+	}{{"TUNSETOWNER", unix.TUNSETOWNER, cfg.Owner}, {"TUNSETGROUP", unix.TUNSETGROUP, cfg.Group}} {
+		if o.id == nil {
+			continue
+		}
+		if err := ioctlUint(h.fd, o.req, uintptr(*o.id)); err != nil {
+			return fmt.Errorf("%s %d: %w", o.name, *o.id, err)
+		}
 	}
 	return nil
 }

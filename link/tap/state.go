@@ -10,11 +10,14 @@ import (
 // An existing is what the kernel says of an interface before we attach to it: the
 // attributes IFLA_TUN_* of rtnetlink (include/uapi/linux/if_link.h).
 type existing struct {
+	kind string // IFLA_INFO_KIND, such as "tun" or "macvtap"; "" for a card
 	// tap is false for anything but a TAP interface: a TUN one, or a card.
 	tap bool
 	// owner is the user it was made for, or -1.
 	owner               int
 	persist, multiQueue bool
+	// info says that each frame has packet information before it (struct tun_pi).
+	info bool
 	// queues is the number of attached descriptors of a multi-queue tap. Of a
 	// single-queue one the kernel does not tell; there it answers EBUSY itself.
 	queues int
@@ -57,6 +60,14 @@ func lookup(name string) *existing {
 	return nil
 }
 
+// kindOf returns the kind of an interface, or "".
+func kindOf(name string) string {
+	if e := lookup(name); e != nil {
+		return e.kind
+	}
+	return ""
+}
+
 // parseLinkInfo reads the attribute IFLA_LINKINFO.
 func parseLinkInfo(b []byte) *existing {
 	e := &existing{owner: -1}
@@ -69,7 +80,7 @@ func parseLinkInfo(b []byte) *existing {
 			data = v
 		}
 	})
-	if kind != "tun" {
+	if e.kind = kind; kind != "tun" {
 		return e
 	}
 	eachAttr(data, func(t uint16, v []byte) {
@@ -80,6 +91,8 @@ func parseLinkInfo(b []byte) *existing {
 			e.queues = int(binary.NativeEndian.Uint32(v))
 		case len(v) >= 1 && t == unix.IFLA_TUN_TYPE:
 			e.tap = v[0] == unix.IFF_TAP
+		case len(v) >= 1 && t == unix.IFLA_TUN_PI:
+			e.info = v[0] != 0
 		case len(v) >= 1 && t == unix.IFLA_TUN_PERSIST:
 			e.persist = v[0] != 0
 		case len(v) >= 1 && t == unix.IFLA_TUN_MULTI_QUEUE:

@@ -62,6 +62,13 @@ type Config struct {
 	// Persist keeps the interface when the Device is closed (TUNSETPERSIST). An
 	// interface that is persistent already stays so in any case.
 	Persist bool
+	// Owner and Group, unless nil, are who may attach to the interface without a privilege, by number:
+	// of use to one that persists (TUNSETOWNER, TUNSETGROUP). The native driver only, as the following.
+	Owner, Group *int
+	// Speed in Mbit/s, unless 0, and Duplex, "full" or "half" unless "", are what the interface says of
+	// itself: a bond aggregates only what says both (see SetLink).
+	Speed  int
+	Duplex string
 	// Logger is told of what works less well than asked for; nil discards.
 	Logger *slog.Logger
 }
@@ -90,12 +97,17 @@ func (c *Config) Check() error {
 	if c.MTU != 0 && (c.MTU < link.MinMTU || c.MTU > MaxMTU) {
 		return fmt.Errorf("tap %s: MTU %d is out of range: use %d to %d bytes", c.Name, c.MTU, link.MinMTU, MaxMTU)
 	}
+	if c.Speed < 0 || c.Duplex != "" && c.Duplex != "full" && c.Duplex != "half" {
+		return fmt.Errorf("tap %s: speed %d, duplex %q: use a speed in Mbit/s, and full or half", c.Name, c.Speed, c.Duplex)
+	}
 	if c.Driver == DriverWater {
 		switch {
 		case c.Queues > 1:
 			return fmt.Errorf("tap %s: driver %s has one queue: leave out queues=%d or use driver=%s", c.Name, DriverWater, c.Queues, DriverNative)
 		case c.SndBuf != 0:
 			return fmt.Errorf("tap %s: driver %s has no send buffer to set: leave out sndbuf or use driver=%s", c.Name, DriverWater, DriverNative)
+		case c.Owner != nil || c.Group != nil || c.Speed != 0 || c.Duplex != "":
+			return fmt.Errorf("tap %s: driver %s sets neither owner, group, speed nor duplex: use driver=%s", c.Name, DriverWater, DriverNative)
 		case c.Offload == OffloadAuto:
 			return fmt.Errorf("tap %s: driver %s has no offloads: leave out offload or use driver=%s", c.Name, DriverWater, DriverNative)
 		}
