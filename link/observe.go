@@ -99,7 +99,7 @@ func (e *Event) AppendFrame(dst []byte, limit int) []byte {
 
 // An Observer is told what becomes of frames. Observe is called by the goroutine that
 // works on the frame or the socket, by several at once, often under locks of the stack:
-// it must not wait for anything, must not send or receive through the stack, and must keep
+// it must wait for nothing that could wait for it, must not send or receive through the stack, and must keep
 // nothing of the event but copies.
 type Observer interface {
 	Observe(ev *Event)
@@ -123,11 +123,35 @@ type Watching struct {
 	serial bool
 }
 
+// A seat is an observer. That one is not called any more is waited for without a lock: a call
+// may wait for a lock of the stack's, whose holder tells of something, too.
 type seat struct {
-	mu      sync.RWMutex // held to read while o is being called
-	o       Observer     // nil once it was removed
+	o       Observer
 	serial  bool
-	removed bool // of the list, guarded by Observers.mu
+	calls   atomic.Int64  // under way, or about to see that o is gone
+	gone    atomic.Bool   // o must not be called any more
+	idle    chan struct{} // closed when gone and nobody calls
+	once    sync.Once     // closes idle
+	removed bool          // of the list, guarded by Observers.mu
+}
+
+func (s *seat) tell(ev *Event) {
+	s.calls.Add(1)
+	if !s.gone.Load() {
+		s.o.Observe(ev)
+	}
+	if s.calls.Add(-1) == 0 && s.gone.Load() {
+		s.once.Do(func() { close(s.idle) })
+	}
+}
+
+// leave returns when o is not being called any more.
+func (s *seat) leave() {
+	s.gone.Store(true)
+	if s.calls.Load() == 0 {
+		s.once.Do(func() { close(s.idle) })
+	}
+	<-s.idle
 }
 
 // Watching returns who is to be told, or nil.
@@ -144,7 +168,7 @@ func (o *Observers) Watching() *Watching {
 // them merged with others, and StepDone follows StepUp before the next: what the stack counts
 // between the two is that frame's doing, as far as it works without goroutines of its own.
 func (o *Observers) Add(ob Observer, serial bool) (remove func()) {
-	s := &seat{o: ob, serial: serial}
+	s := &seat{o: ob, serial: serial, idle: make(chan struct{})}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.set(s)
@@ -155,9 +179,7 @@ func (o *Observers) Add(ob Observer, serial bool) (remove func()) {
 			o.set(nil)
 		}
 		o.mu.Unlock()
-		s.mu.Lock()
-		s.o = nil
-		s.mu.Unlock()
+		s.leave()
 	}
 }
 
@@ -193,10 +215,6 @@ func (w *Watching) NewFrame() uint64 { return w.of.frames.Add(1) }
 func (w *Watching) Observe(ev *Event) {
 	ev.At = time.Now()
 	for _, s := range w.seats {
-		s.mu.RLock()
-		if s.o != nil {
-			s.o.Observe(ev)
-		}
-		s.mu.RUnlock()
+		s.tell(ev)
 	}
 }
