@@ -24,7 +24,8 @@ func (sink) Read(frames []link.Frame) (int, error) {
 }
 
 // BenchmarkPoint is what a frame costs at a device alone, at one that may be captured
-// at, and while it is: to a ring that is full, and to one that is read.
+// at, and while it is: to a ring that is full, and to one that is read. To compare:
+// benchstat -col /at.
 func BenchmarkPoint(b *testing.B) {
 	for _, c := range []struct {
 		name                 string
@@ -45,7 +46,7 @@ func BenchmarkPoint(b *testing.B) {
 		q := dev.Queues()[0]
 		recs := make([]capture.Record, 64)
 		for _, way := range []string{"write", "read"} {
-			b.Run(c.name+"/"+way, func(b *testing.B) {
+			b.Run("at="+c.name+"/way="+way, func(b *testing.B) {
 				out := []link.OutFrame{{Pieces: [][]byte{frame(1514, 1)}}}
 				in := []link.Frame{{Buf: make([]byte, link.MaxFrame)}}
 				b.ReportAllocs()

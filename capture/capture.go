@@ -24,7 +24,7 @@ const (
 	DefaultBuffer = 32 << 20
 	// MinBuffer holds a few frames of any size.
 	MinBuffer = 4 * link.MaxFrame
-	MaxBuffer = 1 << 30
+	MaxBuffer = 256 << 20
 	// MaxCaptures is how many captures one Point serves at once.
 	MaxCaptures = 16
 )

@@ -36,7 +36,7 @@ type ring struct {
 }
 
 // slotBytes is how many bytes of ring there are for each slot.
-const slotBytes = 256
+const slotBytes = 512
 
 func (r *ring) init(size int) {
 	r.wake = make(chan struct{}, 1)

@@ -162,22 +162,8 @@ func (l *line) ip6(b []byte) {
 		}
 		payload, d.length = payload[n:], d.length-n
 	}
-	if len(words) == 0 {
-		l.transport(d, payload)
-		return
-	}
-	// The words stand behind the addresses, where the transport begins.
-	at := len(l.out)
+	l.words = string(words)
 	l.transport(d, payload)
-	said := string(l.out[at:])
-	l.out = l.out[:at]
-	for i := 0; i+2 <= len(said); i++ {
-		if said[i] == ':' && said[i+1] == ' ' {
-			l.say("%s%s%s", said[:i+2], words, said[i+2:])
-			return
-		}
-	}
-	l.say("%s%s", words, said)
 }
 
 // transport says what is in a datagram.
@@ -188,13 +174,13 @@ func (l *line) transport(d datagram, b []byte) {
 	case d.proto == protoUDP:
 		l.udp(d, b)
 	case d.proto == protoICMP && d.src.Is4():
-		l.say("%s > %s: ", l.host(d.src), l.host(d.dst))
+		l.say("%s > %s: %s", l.host(d.src), l.host(d.dst), l.words)
 		l.icmp4(d, b)
 	case d.proto == protoICMP6 && d.src.Is6():
-		l.say("%s > %s: ", l.host(d.src), l.host(d.dst))
+		l.say("%s > %s: %s", l.host(d.src), l.host(d.dst), l.words)
 		l.icmp6(d, b)
 	default:
-		l.say("%s > %s: ", l.host(d.src), l.host(d.dst))
+		l.say("%s > %s: %s", l.host(d.src), l.host(d.dst), l.words)
 		switch d.proto {
 		case protoIGMP:
 			l.igmp(b)

@@ -45,6 +45,8 @@ func Line(frame []byte, o Options) string {
 type line struct {
 	o   Options
 	out []byte
+	// words are of IPv6 extension headers, for behind the addresses.
+	words string
 }
 
 func (l *line) say(format string, args ...any) { l.out = fmt.Appendf(l.out, format, args...) }

@@ -102,7 +102,11 @@ func frames(t testing.TB) [][]byte {
 	icmp6 := func(typ, code uint8, payload []byte) []byte {
 		return v6(layers.IPProtocolICMPv6, &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, code)}, gopacket.Payload(payload))
 	}
+	hop := ip6(layers.IPProtocolIPv6HopByHop)
+	hop.SrcIP, hop.DstIP = net.IPv6zero, net.ParseIP("ff02::16")
+	report := append([]byte{58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0}, net.ParseIP("ff02::1:ff00:1")...)
 	return [][]byte{
+		build(t, eth(layers.EthernetTypeIPv6), hop, gopacket.Payload(report)),
 		v4(layers.IPProtocolTCP, &syn),
 		v4(layers.IPProtocolTCP, &layers.TCP{SrcPort: 9000, DstPort: 40000, Seq: 5, Ack: 1001, SYN: true, ACK: true, Window: 65535}),
 		v4(layers.IPProtocolTCP, &layers.TCP{SrcPort: 40000, DstPort: 9000, Seq: 1001, Ack: 6, PSH: true, ACK: true, Window: 500}, gopacket.Payload("hello")),
@@ -181,30 +185,30 @@ func TestLikeTcpdump(t *testing.T) {
 // TestVerbose: of what tcpdump -v says in more lines than one, the fields that are the same.
 func TestVerbose(t *testing.T) {
 	all := frames(t)
-	wrong := bytes.Clone(all[2])
+	wrong := bytes.Clone(all[3])
 	wrong[54] ^= 1
-	header := bytes.Clone(all[0])
+	header := bytes.Clone(all[1])
 	header[14+10] ^= 1
 	for i, c := range []struct {
 		frame []byte
 		o     Options
 		want  string
 	}{
-		{all[0], Options{}, "IP (tos 0x0, ttl 64, id 7, offset 0, flags [DF], proto TCP (6), length 60)\n    10.0.0.1.40000 > 10.0.0.2.9000: Flags [S], cksum 0x"},
-		{all[0], Options{}, "(correct), seq 1000, win 64240, options [mss 1460,sackOK,TS val 1 ecr 0,nop,wscale 7], length 0"},
+		{all[1], Options{}, "IP (tos 0x0, ttl 64, id 7, offset 0, flags [DF], proto TCP (6), length 60)\n    10.0.0.1.40000 > 10.0.0.2.9000: Flags [S], cksum 0x"},
+		{all[1], Options{}, "(correct), seq 1000, win 64240, options [mss 1460,sackOK,TS val 1 ecr 0,nop,wscale 7], length 0"},
 		{wrong, Options{}, "(incorrect -> 0x"},
 		{wrong, Options{PartialChecksum: true}, "(partial)"},
 		{header, Options{}, "bad cksum"},
-		{all[8], Options{}, "[udp sum 0x"},
-		{all[7], Options{}, "IP6 (hlim 64, next-header TCP (6) payload length: 20) 2001:db8::1.1 > 2001:db8::2.2: Flags [S], cksum 0x"},
+		{all[9], Options{}, "[udp sum 0x"},
+		{all[8], Options{}, "IP6 (hlim 64, next-header TCP (6) payload length: 20) 2001:db8::1.1 > 2001:db8::2.2: Flags [S], cksum 0x"},
 	} {
 		c.o.Verbose = true
 		if got := Line(c.frame, c.o); !strings.Contains(got, c.want) {
 			t.Errorf("%d: %s\nhas no %s", i, got, c.want)
 		}
 	}
-	want := strings.Join(dump(t, [][]byte{all[0], wrong}, true, "-v"), "\n")
-	if got := Line(all[0], Options{Verbose: true}) + "\n" + Line(wrong, Options{Verbose: true}); got != want {
+	want := strings.Join(dump(t, [][]byte{all[1], wrong}, true, "-v"), "\n")
+	if got := Line(all[1], Options{Verbose: true}) + "\n" + Line(wrong, Options{Verbose: true}); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
@@ -225,7 +229,7 @@ func TestNames(t *testing.T) {
 			return ""
 		},
 	}
-	if got := Line(all[0], o); !strings.HasPrefix(got, "IP 10.0.0.1.40000 > www.nix.test.http-alt: Flags [S]") {
+	if got := Line(all[1], o); !strings.HasPrefix(got, "IP 10.0.0.1.40000 > www.nix.test.http-alt: Flags [S]") {
 		t.Error(got)
 	}
 }
@@ -280,9 +284,14 @@ func TestOthers(t *testing.T) {
 		{build(t, eth(0x9999), gopacket.Payload("12345678901234567890")), "02:00:00:00:00:0a > 02:00:00:00:00:0b, ethertype Unknown (0x9999), length 60: length 46"},
 		{dhcp, "IP 0.0.0.0.68 > 255.255.255.255.67: BOOTP/DHCP, Request (Discover) from 02:00:00:00:00:0a, length "},
 		{append([]byte{1, 0x80, 0xc2, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 38}, bytes.Repeat([]byte{0x42, 0x42, 3, 0}, 9)...), "02:00:00:00:00:01 > 01:80:c2:00:00:00, 802.3, length 38: STP"},
-		{frames(t)[0][:30], "IP [|ip]"},
-		{frames(t)[0][:40], "IP 10.0.0.1.40000 > 10.0.0.2.9000: [|tcp]"},
-		{frames(t)[7][:50], "IP6 [|ip6]"},
+		// tcpdump has the ports behind HBH.
+		{
+			build(t, eth(layers.EthernetTypeIPv6), ip6(layers.IPProtocolIPv6HopByHop), gopacket.Payload(append([]byte{6, 0, 5, 2, 0, 0, 1, 0, 0, 5, 0, 9}, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 7, 0, 0, 0, 0))),
+			"IP6 2001:db8::1.5 > 2001:db8::2.9: HBH Flags [S], seq 1, win 7, length 0",
+		},
+		{frames(t)[1][:30], "IP [|ip]"},
+		{frames(t)[1][:40], "IP 10.0.0.1.40000 > 10.0.0.2.9000: [|tcp]"},
+		{frames(t)[8][:50], "IP6 [|ip6]"},
 	} {
 		if got := Line(c.frame, Options{}); !strings.HasPrefix(got, c.want) {
 			t.Errorf("got  %s\nwant %s", got, c.want)

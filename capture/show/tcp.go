@@ -50,11 +50,11 @@ func (s *Streams) relative(src, dst netip.AddrPort, seq, ack uint32, syn bool) (
 // tcp is RFC 9293 section 3.1.
 func (l *line) tcp(d datagram, b []byte) {
 	if len(b) < 4 {
-		l.say("%s > %s: [|tcp]", l.host(d.src), l.host(d.dst))
+		l.say("%s > %s: %s[|tcp]", l.host(d.src), l.host(d.dst), l.words)
 		return
 	}
 	sport, dport := be16(b), be16(b[2:])
-	l.say("%s.%s > %s.%s: ", l.host(d.src), l.port("tcp", sport), l.host(d.dst), l.port("tcp", dport))
+	l.say("%s.%s > %s.%s: %s", l.host(d.src), l.port("tcp", sport), l.host(d.dst), l.port("tcp", dport), l.words)
 	if len(b) < 20 {
 		l.say("[|tcp]")
 		return

@@ -10,11 +10,11 @@ import (
 // udp is RFC 768.
 func (l *line) udp(d datagram, b []byte) {
 	if len(b) < 8 {
-		l.say("%s > %s: [|udp]", l.host(d.src), l.host(d.dst))
+		l.say("%s > %s: %s[|udp]", l.host(d.src), l.host(d.dst), l.words)
 		return
 	}
 	sport, dport, length := be16(b), be16(b[2:]), int(be16(b[4:]))
-	l.say("%s.%s > %s.%s: ", l.host(d.src), l.port("udp", sport), l.host(d.dst), l.port("udp", dport))
+	l.say("%s.%s > %s.%s: %s", l.host(d.src), l.port("udp", sport), l.host(d.dst), l.port("udp", dport), l.words)
 	if length < 8 {
 		length = d.length // of a super-frame, or wrong
 	}
