@@ -189,6 +189,9 @@ func (d *packets) start(fd, buffer int) error {
 	}
 	d.raw = raw
 	d.work.Go(d.flush)
+	if _, ok := d.remote.(*unix.SockaddrUnix); ok {
+		d.work.Go(d.follow)
+	}
 	return nil
 }
 
@@ -404,6 +407,41 @@ func (d *packets) connect(fd int) error {
 	}
 	d.connected = true
 	return nil
+}
+
+// followPause is how long a unix peer that went and came again may stay unheard.
+const followPause = 500 * time.Millisecond
+
+// follow keeps to the peer's path. The kernel lets nobody send to a socket that is connected to another
+// one, be that closed, and says so only to those who send to the closed one.
+func (d *packets) follow() {
+	tick := time.NewTicker(followPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.done:
+			return
+		case <-tick.C:
+		}
+		d.qmu.Lock()
+		_ = d.raw.Control(func(fd uintptr) {
+			if !d.connected {
+				return // whoever reads or writes next finds it
+			}
+			if unix.Connect(int(fd), d.remote) != nil { // of no effect where it is the same peer
+				d.connected = false
+				disconnect(int(fd))
+			}
+		})
+		d.qmu.Unlock()
+	}
+}
+
+// disconnect lets everybody send to a datagram socket again (connect(2)). unix.Connect has no address
+// for it.
+func disconnect(fd int) {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
 }
 
 // flush waits for the peer to take what it did not take at once.

@@ -282,6 +282,37 @@ func TestDgramUDP(t *testing.T) {
 	}
 }
 
+// A peer that comes again is heard although nothing is sent to it: the kernel lets nobody send to a
+// socket that is connected to somebody else, alive or not.
+func TestDgramPeerComesAgain(t *testing.T) {
+	dir := t.TempDir()
+	local, remote := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	dev, err := OpenDgram(DgramConfig{Local: local, Remote: remote})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	for i := range 3 {
+		peer, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: remote, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := time.Now().Add(10 * time.Second)
+		for _, err = peer.WriteTo(make([]byte, 60+i), &net.UnixAddr{Name: local, Net: "unixgram"}); err != nil; {
+			if time.Now().After(end) {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+			_, err = peer.WriteTo(make([]byte, 60+i), &net.UnixAddr{Name: local, Net: "unixgram"})
+		}
+		if n := readOne(t, dev); n != 60+i {
+			t.Errorf("a frame of %d bytes", n)
+		}
+		peer.Close()
+		os.Remove(remote) // as QEMU does before it binds
+	}
+}
+
 func readOne(t testing.TB, dev link.Device) int {
 	t.Helper()
 	in := []link.Frame{{Buf: make([]byte, link.MaxFrame)}}
