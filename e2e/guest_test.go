@@ -49,7 +49,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for m in MODULES; do insmod /$m.ko; done
 ip link set lo up
-for i in eth0 eth1; do
+for i in eth0 eth1 eth2; do
 	[ -e /sys/class/net/$i ] || continue
 	eval ip addr add \$$i dev $i
 	ip link set $i up

@@ -23,10 +23,11 @@ import (
 //
 //	 a                                                   b
 //	┌────────┐ stream  a.sock      dgram  b.sock ┌────────┐
-//	│eth0  .1├───────────────┐     ┌─────────────┤eth0  .2│
-//	│        │               ustack              │        │    10.9.0.0/24
-//	│        │                .4                 │        │    10.9.1.0/24
-//	│eth1  .1├───────────────┐     ┌─────────────┤eth1  .2│
+//	│eth0  .1├───────────────┐     ┌─────────────┤eth0  .2│    10.9.0.0/24
+//	│        │               ustack              │        │
+//	│eth1  .1├───────────────┘  .4 └─────────────┤eth1  .2│    10.9.1.0/24
+//	│        │ TCP  7001         UDP  7002, 7003 │        │
+//	│eth2  .1├───────────────┐     ┌─────────────┤eth2  .2│    10.9.2.0/24
 //	└────────┘ tap  vma     Linux bridge     vmb └────────┘
 
 // A bulk is a file of 50 MB, and its hashes: busybox takes three times as long for the second.
@@ -136,8 +137,8 @@ func trio(t *testing.T, d *daemon, a, b *guest, prefix string, file bulk, server
 	check := file.get(t, stops, stack+":8000")
 	server.WaitOutput(t, fmt.Sprintf(`(?s)(GET /bulk.*){%d}`, asked+1), time.Minute)
 	stops.Signal(t, syscall.SIGSTOP)
-	// More than its port holds.
-	flood := fmt.Sprintf("import socket; s = socket.socket(2, 2); [s.sendto(bytes(1400), (%q, 9)) for _ in range(3000)]", ip)
+	// 17 MB: more than its port and the kernel hold.
+	flood := fmt.Sprintf("import socket; s = socket.socket(2, 2); [s.sendto(bytes(1400), (%q, 9)) for _ in range(12000)]", ip)
 	d.ok(t, "ustack", "run", "--", netlab.Peer(t, "python3"), "-c", flood)
 	file.get(t, goes, stack+":8000")()
 	stops.Signal(t, syscall.SIGCONT)
@@ -157,12 +158,19 @@ func TestGuests(t *testing.T) {
 		ns.Tap(t, tap, -1)
 	}
 	ns.Bridge(t, "br0", "vma", "vmb")
-	tap := func(name string) string { return "tap,script=no,downscript=no,ifname=" + name }
-	a := boot(t, ns, 0, fs, "a",
-		nic{"stream,server=on,addr.type=unix,addr.path=" + dir + "/a.sock", "10.9.0.1/24"}, nic{tap("vma"), "10.9.1.1/24"})
-	b := boot(t, ns, 0, fs, "b",
-		nic{"dgram,local.type=unix,local.path=" + dir + "/b.sock,remote.type=unix,remote.path=" + dir + "/b.peer", "10.9.0.2/24"},
-		nic{tap("vmb"), "10.9.1.2/24"})
+	bootA := func() *guest {
+		return boot(t, ns, 0, fs, "a",
+			nic{"stream,server=on,addr.type=unix,addr.path=" + dir + "/a.sock", "10.9.0.1/24"},
+			nic{"stream,server=on,addr.type=inet,addr.host=127.0.0.1,addr.port=7001", "10.9.1.1/24"},
+			nic{"tap,script=no,downscript=no,ifname=vma", "10.9.2.1/24"})
+	}
+	bootB := func() *guest {
+		return boot(t, ns, 0, fs, "b",
+			nic{"dgram,local.type=unix,local.path=" + dir + "/b.sock,remote.type=unix,remote.path=" + dir + "/b.peer", "10.9.0.2/24"},
+			nic{"dgram,local.type=inet,local.host=127.0.0.1,local.port=7002,remote.type=inet,remote.host=127.0.0.1,remote.port=7003", "10.9.1.2/24"},
+			nic{"tap,script=no,downscript=no,ifname=vmb", "10.9.2.2/24"})
+	}
+	a, b := bootA(), bootB()
 	a.booted(t)
 	b.booted(t)
 	stream, dgram := "stream:"+dir+"/a.sock", "dgram:local="+dir+"/b.peer,remote="+dir+"/b.sock"
@@ -177,21 +185,25 @@ func TestGuests(t *testing.T) {
 		d := up(t, ns, "--link", dgram, "--addr", "10.9.0.4/24")
 		file.serve(t, d, "10.9.0.4")
 		talk(t, d, b, 0, "10.9.0.2", "10.9.0.4", file)
+		b.Kill(t)
+		b = bootB()
+		b.booted(t)
+		b.ping(t, "10.9.0.4") // it is heard before anything is sent to it
 		d.terminate(t)
 	})
 	t.Run("Linux bridge", func(t *testing.T) {
-		d := up(t, ns, "--link", "tap:tap0", "--bridge", "br0", "--addr", "10.9.1.4/24")
-		server := file.serve(t, d, "10.9.1.4")
-		talk(t, d, a, 1, "10.9.1.1", "10.9.1.4", file)
-		trio(t, d, a, b, "10.9.1", file, server, nil)
+		d := up(t, ns, "--link", "tap:tap0", "--bridge", "br0", "--addr", "10.9.2.4/24")
+		server := file.serve(t, d, "10.9.2.4")
+		talk(t, d, a, 2, "10.9.2.1", "10.9.2.4", file)
+		trio(t, d, a, b, "10.9.2", file, server, nil)
 		d.terminate(t)
 	})
 	t.Run("ustack bridge", func(t *testing.T) {
 		sw := joined(t, ns, "bridge", "--port", stream, "--port", dgram, "--port", "stream:"+dir+"/stack.sock,listen")
 		d := up(t, ns, "--link", "stream:"+dir+"/stack.sock", "--addr", "10.9.0.4/24")
 		sw.apps = d.apps
-		trio(t, d, a, b, "10.9.0", file, file.serve(t, d, "10.9.0.4"), a)
-		if dropped(t, sw, 0) == 0 {
+		trio(t, d, a, b, "10.9.0", file, file.serve(t, d, "10.9.0.4"), b)
+		if dropped(t, sw, 1) == 0 {
 			t.Error("all that was sent to a guest that stands still was taken")
 		}
 		fdb := show[control.FDB](t, sw, "fdb")
@@ -204,9 +216,9 @@ func TestGuests(t *testing.T) {
 		sw.terminate(t)
 	})
 	t.Run("ports of ustack up", func(t *testing.T) {
-		d := up(t, ns, "--port", stream, "--port", dgram, "--addr", "10.9.0.4/24")
-		trio(t, d, a, b, "10.9.0", file, file.serve(t, d, "10.9.0.4"), b)
-		if dropped(t, d, 1) == 0 {
+		d := up(t, ns, "--port", "stream:127.0.0.1:7001", "--port", "dgram:local=127.0.0.1:7003,remote=127.0.0.1:7002", "--addr", "10.9.1.4/24")
+		trio(t, d, a, b, "10.9.1", file, file.serve(t, d, "10.9.1.4"), a)
+		if dropped(t, d, 0) == 0 {
 			t.Error("all that was sent to a guest that stands still was taken")
 		}
 		d.terminate(t)
