@@ -29,7 +29,8 @@ type Check struct {
 var errNotProbed = errors.New("no probe was sent")
 
 // Checks returns all checks in the order in which they are judged: causes come before
-// what follows from them.
+// what follows from them, so that After names only checks further up. What a check looks
+// at comes from gatherers, and what it judges of the probes' answers from probers.
 func Checks() []Check {
 	return slices.Concat(
 		linkChecks(),
