@@ -16,9 +16,12 @@ import (
 	"github.com/ustack/ustack/control"
 )
 
-// pingLimit is how long an answer may take: the stack gives up on a neighbour after
-// 3 s, the kernel's first answer after a tap was opened may need a second request.
-const pingLimit = 3500 * time.Millisecond
+// The stack gives up on a neighbour after 3 s, and the kernel's first answer after a tap
+// was opened may get lost: so often and so long each the stack pings.
+const (
+	pingTries = 3
+	pingLimit = 1200 * time.Millisecond
+)
 
 // hostPingLimit is how long the stack may take to answer the host, which is known to be
 // there by then.

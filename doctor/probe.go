@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ustack/ustack/control"
 )
 
 // How long the tap is watched at least: a program of which nothing is known may speak
@@ -114,7 +116,7 @@ func probe(ctx context.Context, cfg *Config, env *Environment) (err error) {
 		w.stop()
 		o.Frames, o.Lost = w.seen()
 	}
-	if o.unanswered() {
+	if o.unanswered() && Judge(env).baffled() {
 		o.Dropped = traceDrops(ctx, p)
 	}
 	o.Took = time.Since(begin)
@@ -261,8 +263,7 @@ func probeFromStack(ctx context.Context, p *probing) {
 	for i, to := range targets {
 		all.Go(func() {
 			p.st.forget(ctx, to)
-			pings[i] = pingFromStack(ctx, p.st, to, 56, pingLimit)
-			if !pings[i].Answered() {
+			if pings[i] = p.pingNextHop(ctx, to); !pings[i].Answered() {
 				return
 			}
 			size := p.env.Stack.Link.MTU - 20 - 8 // headers of IPv4 and ICMP
@@ -305,6 +306,28 @@ func probeFromHost(_ context.Context, p *probing) {
 
 // allNodes is every station of a segment (RFC 4291 section 2.7.1).
 var allNodes = netip.MustParseAddr("ff02::1")
+
+// pingNextHop has the stack ping one next hop. It takes as long as the stack looks for the
+// MAC; where that is known the answer does not.
+func (p *probing) pingNextHop(ctx context.Context, to netip.Addr) (ping Ping) {
+	for try := range pingTries {
+		ping = pingFromStack(ctx, p.st, to, 56, pingLimit)
+		if !errors.Is(ping.Err, os.ErrDeadlineExceeded) || try == pingTries-1 {
+			break
+		}
+		if now, err := p.st.state(ctx); err != nil || try > 0 && now.knows(to) {
+			break
+		}
+	}
+	return ping
+}
+
+// knows reports whether the stack has a MAC for a neighbour.
+func (s *Stack) knows(ip netip.Addr) bool {
+	return slices.ContainsFunc(s.Neighbours, func(n control.Neighbour) bool {
+		return n.IP == ip && slices.Contains([]string{"reachable", "stale", "delay", "probe", "permanent"}, n.State)
+	})
+}
 
 // probeAllNodes has the stations behind a bridge's other ports say something, so that
 // their MACs are seen.

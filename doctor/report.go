@@ -45,6 +45,16 @@ func (r *Report) broken() bool {
 	return false
 }
 
+// baffled reports whether no cause was found but that something does not work.
+func (r *Report) baffled() bool {
+	for _, f := range r.Findings() {
+		if f.Cause != CauseUnexplained {
+			return false
+		}
+	}
+	return true
+}
+
 // WriteJSON writes the findings as a list; [] is a healthy path.
 func (r *Report) WriteJSON(w io.Writer) error {
 	b, err := json.MarshalIndent(r.Findings(), "", "  ")
