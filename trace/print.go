@@ -48,10 +48,14 @@ func (p *Printer) Print(r *Record) error {
 		began = r.Time
 		p.begin(name, began)
 		way := r.Dir
-		if way == "" {
+		switch {
+		case way != "":
+		case r.Summary == "":
+			way = "a packet of which the kernel does not show what it is"
+		default:
 			way = "only the kernel has seen"
 		}
-		fmt.Fprintf(p.w, "%-6s %s  %s\n", name, way, plain(r.Summary))
+		fmt.Fprintln(p.w, strings.TrimRight(fmt.Sprintf("%-6s %s  %s", name, way, plain(r.Summary)), " "))
 	}
 	where := r.Dev
 	if r.Step == "end" || r.Step == "network" || r.Step == "socket" {

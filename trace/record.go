@@ -18,7 +18,7 @@ type Record struct {
 	// Side is "user" or "kernel".
 	Side string `json:"side"`
 	// Step is what happened. User side: "begin", which is a trace's first and of no frame, with
-	// the stack's link, its MAC in Src and the daemon's namespace; "read", "filter", "network", "transport", "socket",
+	// the stack's link, its MAC in Src and the daemon's namespace; "read", "filter", "network", "socket",
 	// "write", "sent", and "end", which each frame has exactly once and last of these;
 	// "socket_read", "socket_write", "client_in", "client_out" of bytes. Kernel side: the
 	// tracepoint's name.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os/signal"
 	"strings"
 	"sync"
@@ -23,13 +24,13 @@ import (
 
 // traceFlags are the flags of trace.
 type traceFlags struct {
-	count    int
-	user     bool
-	numeric  bool
-	netns    []string
-	expr     string
-	json     bool
-	filtered *filter.Filter
+	count   int
+	user    bool
+	numeric bool
+	netns   []string
+	via     string
+	expr    string
+	json    bool
 }
 
 func (a *app) traceCommand() *cobra.Command {
@@ -50,7 +51,8 @@ socket and the program, and the way back. Every frame ends in exactly one way:
   unknown     where nothing told
 
 The kernel's steps need root, or CAP_BPF and CAP_PERFMON; without, those of the stack are
-shown alone. They are followed in the namespaces of the link and of veth peers. While a
+shown alone. They are followed in the namespaces of the link and of veth peers. Where the
+kernel refuses BPF, tracefs tells of the link's own steps, but not of which frame. While a
 trace lasts the stack takes one frame at a time, which is slower; it holds nothing else
 up. What is not read in time is lost from the trace, and counted.
 
@@ -66,6 +68,7 @@ FILTER is an expression as 'ustack capture' takes it: "icmp", "host 10.0.0.5 and
 	fs.IntVarP(&f.count, "count", "c", 0, "end after `N` frames of the stack's")
 	fs.BoolVar(&f.user, "user", false, "only the stack's steps, none of the kernel's")
 	fs.StringSliceVar(&f.netns, "netns", nil, "follow the kernel in these namespaces, by `NAME` as ip netns has them, or all")
+	fs.StringVar(&f.via, "via", "", "follow the kernel by `WAY`: bpf or tracefs (default the first that it allows)")
 	fs.BoolVarP(&f.numeric, "numeric", "n", false, "accepted for habit's sake: always on")
 	fs.BoolVar(&f.json, "json", false, "print one JSON object a step")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -73,13 +76,12 @@ FILTER is an expression as 'ustack capture' takes it: "icmp", "host 10.0.0.5 and
 		if f.count < 0 {
 			return usagef("-c %d: not a number of frames", f.count)
 		}
-		// Names are left to the daemon, which has the stack's servers; errors of syntax are told here.
-		var parse *filter.ParseError
-		if f.filtered, _ = filter.Parse(f.expr); f.filtered == nil {
-			_, err := filter.ParseNames(f.expr, anyHost)
-			if errors.As(err, &parse) {
-				return &usageError{err}
-			}
+		if f.via != "" && f.via != kernel.ViaBPF && f.via != kernel.ViaTracefs {
+			return usagef("--via %s: use %s or %s", f.via, kernel.ViaBPF, kernel.ViaTracefs)
+		}
+		// Names are left to the stack's servers; what is wrong in syntax is told here.
+		if _, err := filter.ParseNames(f.expr, anyHost); err != nil {
+			return &usageError{err}
 		}
 		signal.Ignore(syscall.SIGPIPE)
 		err := a.trace(cmd.Context(), f)
@@ -103,7 +105,13 @@ func (a *app) trace(ctx context.Context, f *traceFlags) error {
 	if err := lines.Decode(&begin); err != nil {
 		return traceEnd(err)
 	}
-	t := &traceSession{a: a, f: f, merge: trace.Merge{Link: begin.Dev, Filter: f.filtered}}
+	t := &traceSession{a: a, f: f, merge: trace.Merge{Link: begin.Dev}}
+	if f.expr != "" {
+		t.merge.Filter, err = filter.ParseNames(f.expr, func(name string) ([]netip.Addr, error) { return a.client().LookupNetIP(ctx, "ip", name) })
+		if err != nil {
+			return err
+		}
+	}
 	if mac, err := net.ParseMAC(begin.Src); err == nil {
 		t.merge.MACs = append(t.merge.MACs, mac)
 	}

@@ -24,7 +24,7 @@ func anyHost(string) ([]netip.Addr, error) { return []netip.Addr{netip.IPv4Unspe
 
 // openKernel begins to follow the kernel.
 func (t *traceSession) openKernel(begin trace.Record) (err error) {
-	cfg := kernel.Config{}
+	cfg := kernel.Config{Via: t.f.via}
 	switch {
 	case slices.Contains(t.f.netns, "all"):
 		cfg.AllNetNS = true
@@ -43,6 +43,13 @@ func (t *traceSession) openKernel(begin trace.Record) (err error) {
 		cfg.NetNS = pathNetNS(begin.NetNS)
 	}
 	t.source, err = kernel.Open(cfg)
+	if err != nil && len(t.f.netns) == 0 && len(cfg.NetNS) > 1 {
+		// Of a peer's namespace tracefs may know nothing: the link's own will do.
+		cfg.NetNS = cfg.NetNS[:1]
+		if source, own := kernel.Open(cfg); own == nil {
+			t.source, err = source, nil
+		}
+	}
 	return err
 }
 
