@@ -32,18 +32,25 @@ func drivers() []driver {
 	}
 }
 
-// withTapOptions adds those of -tap to the arguments of `ustack up`.
+// withTapOptions adds those of -tap to the arguments of `ustack up`: to each tap for which they name
+// none, as its link or as a port of its switch.
 func withTapOptions(args []string) []string {
 	if *tapOptions == "" {
 		return args
 	}
-	at := slices.Index(args, "--link") + 1
-	if at == 0 {
-		return append([]string{"--link", "tap:tap0," + *tapOptions}, args...)
-	}
 	args = slices.Clone(args)
-	if strings.HasPrefix(args[at], "tap:") && !strings.Contains(args[at], ",") {
-		args[at] += "," + *tapOptions
+	given := false
+	for i, arg := range args {
+		if i == 0 || args[i-1] != "--link" && args[i-1] != "--port" {
+			continue
+		}
+		given = true
+		if strings.HasPrefix(arg, "tap:") && !strings.Contains(arg, ",") {
+			args[i] += "," + *tapOptions
+		}
+	}
+	if !given {
+		args = append([]string{"--link", "tap:tap0," + *tapOptions}, args...)
 	}
 	return args
 }
@@ -77,6 +84,7 @@ func TestTapOptions(t *testing.T) {
 		{"queues=2", "--dhcp", "--link tap:tap0,queues=2 --dhcp"},
 		{"queues=2", "--link tap:tap0,driver=water", "--link tap:tap0,driver=water"},
 		{"queues=2", "--link pipe:", "--link pipe:"},
+		{"queues=2", "--port tap:tap0 --port stream:/a --port tap:tap1,mtu=9000", "--port tap:tap0,queues=2 --port stream:/a --port tap:tap1,mtu=9000"},
 	} {
 		*tapOptions = c.set
 		if got := strings.Join(withTapOptions(strings.Fields(c.args)), " "); got != c.want {
