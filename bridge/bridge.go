@@ -8,7 +8,13 @@
 // counts, so that a port that is stuck costs the others nothing.
 //
 // What strangers can do to it is bounded: stations for each port and in all, floods by
-// a rate, loops by being found and shut.
+// a rate, loops by being found and shut; what is dropped is counted, and the log names it
+// once a second at the most. A wire between two ports learns nothing, and so finds no
+// loop: it makes none either, more than a cable would.
+//
+// There is no fragmentation (IEEE 802.1D-2004, clause 6.3.8): a frame that is longer than
+// the MTU of the port that it would leave by is dropped there, and counted as tx_oversize.
+// Ports of one switch should have one MTU.
 package bridge
 
 import (
@@ -157,6 +163,10 @@ func (b *Bridge) addPort(cfg PortConfig) (*Port, error) {
 	}
 	byID[id], p.id = p, uint32(id)
 	b.byID.Store(&byID)
+	if i := slices.IndexFunc(ports, func(q *Port) bool { return q.info.MTU != p.info.MTU }); i >= 0 {
+		b.log.Warn("ports have different MTUs: frames that are too long for one are dropped there (tx_oversize)",
+			"port", p.name, "mtu", p.info.MTU, "other", ports[i].name, "its_mtu", ports[i].info.MTU)
+	}
 	b.setPorts(append(slices.Clone(ports), p))
 	for i, q := range p.queues {
 		b.readers.Go(func() { p.read(i, q) })
@@ -173,18 +183,34 @@ func (b *Bridge) Remove(p *Port) error {
 	return p.dev.Close()
 }
 
-// leave forgets a port, whose Device has ended because of err or is about to be closed.
-func (b *Bridge) leave(p *Port, err error) {
+// ended takes out a port whose Device has ended because of err, and closes that.
+func (b *Bridge) ended(p *Port, err error) {
+	if !b.leave(p, err) {
+		return
+	}
+	if !errors.Is(err, link.ErrClosed) {
+		b.log.Warn("port has ended", "port", p.name, "err", err)
+	}
+	if err := p.dev.Close(); err != nil {
+		b.log.Warn("a port that has ended could not be closed", "port", p.name, "err", err)
+	}
+}
+
+// leave forgets a port, whose Device has ended because of err or is about to be closed. It says whether
+// the port took part until then.
+func (b *Bridge) leave(p *Port, err error) bool {
 	b.mu.Lock()
 	ports := *b.ports.Load()
 	at := slices.Index(ports, p)
 	if at < 0 {
 		b.mu.Unlock()
-		return
+		return false
 	}
 	b.setPorts(slices.Delete(slices.Clone(ports), at, at+1))
 	b.mu.Unlock()
+	p.left.Store(true) // its readers may be at work still, but nothing is learned any more
 	b.table.forget(func(port, _ uint32) bool { return port == p.id })
+	p.stations.Store(0)
 	// Only now may another have its number.
 	b.mu.Lock()
 	byID := slices.Clone(*b.byID.Load())
@@ -192,6 +218,7 @@ func (b *Bridge) leave(p *Port, err error) {
 	b.byID.Store(&byID)
 	b.mu.Unlock()
 	p.end(err)
+	return true
 }
 
 // Ports returns the ports that take part, in the order in which they came.

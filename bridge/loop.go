@@ -28,6 +28,9 @@ const (
 	suspectTime  = time.Second
 	// probePause is the time between two rounds of probes.
 	probePause = 100 * time.Millisecond
+	// probeLife is how long a port's probes have the same token: those that were on a long way come back,
+	// too.
+	probeLife = 10 * time.Second
 
 	// probeGroup is where probes go: a group address that is administered locally, and not one of
 	// those that a switch keeps to itself.
@@ -74,7 +77,10 @@ func (b *Bridge) probe() {
 		copy(frame[6:], b.loops.source[:])
 		binary.BigEndian.PutUint16(frame[12:], probeType)
 		p.mu.Lock()
-		rand.Read(p.token[:])
+		if now := time.Now(); now.Sub(p.tokenMade) > probeLife {
+			rand.Read(p.token[:])
+			p.tokenMade = now
+		}
 		copy(frame[probeToken:], p.token[:])
 		p.mu.Unlock()
 		binary.BigEndian.PutUint32(frame[probePort:], p.id)

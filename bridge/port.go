@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"encoding/binary"
-	"errors"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ type Port struct {
 	id       uint32
 	isolated bool
 	shut     atomic.Bool // it loops
+	left     atomic.Bool // it takes no part any more
 	first    link.Queue  // queues[0]
 	queues   []link.Queue
 	storm    *bucket // nil: no bound
@@ -33,12 +33,15 @@ type Port struct {
 	moves     atomic.Uint64 // stations that came here from another port
 	flooded   atomic.Uint64 // frames that came in and went to all
 
-	mu       sync.Mutex
-	token    [tokenLen]byte // of the last probe that left here; all zero: none yet
-	hold     time.Duration  // of the last time that it was shut
-	reopen   uint32         // when it is tried again, on the bridge's clock
-	reopened uint32
-	why      string // why it is shut
+	mu        sync.Mutex
+	token     [tokenLen]byte // of the last probe that left here; all zero: none yet
+	tokenMade time.Time
+	hold      time.Duration // of the last time that it was shut
+	reopen    uint32        // when it is tried again, on the bridge's clock
+	reopened  uint32
+	why       string // why it is shut
+
+	drops link.DropLog // of tend
 
 	done    chan struct{}
 	endOnce sync.Once
@@ -71,6 +74,12 @@ func DropReasons() []string {
 	return all
 }
 
+// everyday are reasons that every switch has, and that are not for the log.
+var everyday = map[string]bool{
+	DropPrefix + dropNames[dropReserved]: true, DropPrefix + dropNames[dropSamePort]: true,
+	DropPrefix + dropNames[dropIsolated]: true, DropPrefix + dropNames[dropNoPort]: true,
+}
+
 // DropPrefix goes before a reason of PortStats.Dropped where it stands among a Device's.
 const DropPrefix = "switch_"
 
@@ -94,6 +103,7 @@ func newPort(b *Bridge, cfg PortConfig) *Port {
 	if cfg.Storm > 0 {
 		p.storm = newBucket(cfg.Storm)
 	}
+	p.drops = link.DropLog{Logger: b.log, What: "port", Name: p.name, Quiet: everyday}
 	return p
 }
 
@@ -180,10 +190,7 @@ func (p *Port) read(index int, q link.Queue) {
 	for {
 		got, err := q.Read(frames)
 		if err != nil {
-			if !errors.Is(err, link.ErrClosed) {
-				p.b.log.Warn("port has ended", "port", p.name, "err", err)
-			}
-			p.b.leave(p, err)
+			p.b.ended(p, err)
 			return
 		}
 		for i := range frames[:got] {
@@ -238,23 +245,28 @@ const reserved macAddr = 0x0180c2000000
 
 func (p *Port) learn(src macAddr, now uint32) {
 	b := p.b
-	what, from := b.table.learn(src, p.id, now, func() bool {
-		return int(p.stations.Load()) < p.cfg.MaxStations
-	})
-	switch what {
-	case learnedSame:
-		return
-	case learnedNoRoom:
-		p.unlearned.Add(1)
-		return
-	case learnedMove:
-		p.moves.Add(1)
+	what := b.table.learn(src, p.id, now, p.room, func(from uint32) {
 		if old := b.port(from); old != nil {
 			old.stations.Add(-1)
 		}
+	})
+	switch what {
+	case learnedNoRoom:
+		p.unlearned.Add(1)
+	case learnedMove:
+		p.moves.Add(1)
 		b.loops.moved()
 	}
+}
+
+// room takes a place for one more station. A port that leaves has none: its number will be another's.
+// The table is locked.
+func (p *Port) room() bool {
+	if p.left.Load() || int(p.stations.Load()) >= p.cfg.MaxStations {
+		return false
+	}
 	p.stations.Add(1)
+	return true
 }
 
 func (p *Port) toStation(f *link.Frame, to *Port, s *sender) {
@@ -301,8 +313,19 @@ func (p *Port) flood(f *link.Frame, s *sender) {
 	p.flooded.Add(1)
 }
 
-// tick opens the port again when its time has come.
+// unlearned is what the log calls frames of stations that there was no room for: they are passed on.
+const unlearned = "unlearned"
+
+// tick tells what was dropped, and opens the port again when its time has come.
 func (p *Port) tick(now uint32) {
+	s := p.Stats()
+	all := make(map[string]uint64, len(s.Drops)+len(s.Dropped)+1)
+	maps.Copy(all, s.Drops)
+	for why, n := range s.Dropped {
+		all[DropPrefix+why] = n
+	}
+	all[unlearned] = s.Unlearned
+	p.drops.Look(time.Now(), all)
 	if !p.shut.Load() {
 		return
 	}
@@ -334,8 +357,8 @@ func (s *sender) add(f *link.Frame, to *Port) {
 	s.out = append(s.out, link.OutFrame{Pieces: s.pieces[n : n+1], Offload: f.Offload})
 }
 
-// flush writes what was gathered. What the port does not take it counts itself; one that has ended
-// takes itself out.
+// flush writes what was gathered. What the port does not take it counts itself; one that has ended is
+// taken out.
 func (s *sender) flush() {
 	if len(s.out) == 0 {
 		return
@@ -344,7 +367,11 @@ func (s *sender) flush() {
 	if s.queue > 0 {
 		q = s.to.queues[s.queue%len(s.to.queues)]
 	}
-	_, _ = q.Write(s.out)
+	if _, err := q.Write(s.out); err != nil && !s.to.left.Swap(true) {
+		// Not here: to close a Device may take its time.
+		b, to := s.b, s.to
+		b.readers.Go(func() { b.ended(to, err) })
+	}
 	s.out, s.to = s.out[:0], nil
 }
 

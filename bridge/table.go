@@ -123,26 +123,28 @@ const (
 	learnedMove
 )
 
-// learn puts a station at a port. room is asked, under the table's lock, whether the port may have
-// another one; from is the port that the station was at.
-func (t *table) learn(a macAddr, port, now uint32, room func() bool) (what learned, from uint32) {
+// learn puts a station at a port. room is asked, under the table's lock, for a place for one more at
+// the port, which is taken with that; left is told, under the same lock, the port that the station was
+// at until then.
+func (t *table) learn(a macAddr, port, now uint32, room func() bool, left func(port uint32)) learned {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	val := uint64(port)<<32 | uint64(now)
 	if e := t.slots.Load().find(a); e != nil {
-		from = uint32(e.val.Load() >> 32)
+		from := uint32(e.val.Load() >> 32)
 		if from == port {
 			e.val.Store(val)
-			return learnedSame, port
+			return learnedSame
 		}
 		if !room() {
-			return learnedNoRoom, from
+			return learnedNoRoom
 		}
 		e.val.Store(val)
-		return learnedMove, from
+		left(from)
+		return learnedMove
 	}
 	if t.n >= t.most || !room() {
-		return learnedNoRoom, port
+		return learnedNoRoom
 	}
 	s := t.slots.Load()
 	if 2*(t.n+t.dead+1) > len(s.slot) {
@@ -152,7 +154,7 @@ func (t *table) learn(a macAddr, port, now uint32, room func() bool) (what learn
 		s = t.rebuild(2 * len(s.slot)) // that many addresses at one place happens to no random multiplier
 	}
 	t.n++
-	return learnedNew, port
+	return learnedNew
 }
 
 // put takes a free slot for a station that has none. Slots of the forgotten are not taken again: a

@@ -23,7 +23,8 @@ func TestTable(t *testing.T) {
 				}
 			}
 		default:
-			what, from := tab.learn(a, port, uint32(i), yes)
+			from := uint32(0)
+			what := tab.learn(a, port, uint32(i), yes, func(port uint32) { from = port })
 			old, known := want[a]
 			switch {
 			case known && old == port && what == learnedSame:
@@ -76,7 +77,7 @@ func TestTableBesides(t *testing.T) {
 	}
 	for i := range 20 {
 		for a := range macAddr(3000) {
-			tab.learn(a, uint32(a%100), uint32(i), yes)
+			tab.learn(a, uint32(a%100), uint32(i), yes, func(uint32) {})
 		}
 		tab.forget(func(port, _ uint32) bool { return port%2 == 0 })
 	}

@@ -259,6 +259,7 @@ func (d *daemon) ready(context.Context) error {
 		d.log.Warn("systemd could not be notified", "err", err)
 	}
 	d.probes = startProbes(d.stack, d.set, d.backend.warnWhile)
+	d.probes.tellDrops(d.device, d.log)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/ustack/ustack/link"
 	"github.com/ustack/ustack/stack"
 )
 
@@ -24,13 +26,14 @@ const probeWait = 5 * time.Second
 // gateways, by their hardware address, and the DNS servers, by one question each.
 // Being ready does not wait for them; what does not answer becomes a warning.
 type probes struct {
+	ctx    context.Context // until stop
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
 
 func startProbes(s *stack.Stack, set *settings, warn func(stands func() bool, text string)) *probes {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &probes{cancel: cancel}
+	p := &probes{ctx: ctx, cancel: cancel}
 	for _, r := range s.Routes() {
 		gw := r.Gateway
 		if r.Dst.Bits() != 0 || !gw.IsValid() {
@@ -75,6 +78,11 @@ func networks(s *stack.Stack) []netip.Prefix {
 		all = append(all, a.Prefix)
 	}
 	return all
+}
+
+// tellDrops logs what a wire drops, until the end.
+func (p *probes) tellDrops(dev link.Device, log *slog.Logger) {
+	p.done.Go(func() { tellDrops(p.ctx, dev, log) })
 }
 
 // stop ends the probes that are still under way.

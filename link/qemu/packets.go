@@ -226,6 +226,10 @@ func (d *packets) gone(why error) error {
 	return d.over()
 }
 
+// maxTries bounds the packets that one attempt drops: a flood of those that are no frames must not
+// keep Close waiting.
+const maxTries = 1024
+
 // Read implements link.Queue.
 func (d *packets) Read(frames []link.Frame) (int, error) {
 	for {
@@ -238,7 +242,7 @@ func (d *packets) Read(frames []link.Frame) (int, error) {
 			d.qmu.Lock()
 			_ = d.connect(int(fd)) // else the next time
 			d.qmu.Unlock()
-			for got < len(frames) {
+			for tries := 0; got < len(frames) && tries < maxTries; tries++ {
 				out := &frames[got]
 				n, err := recv(int(fd), out.Buf)
 				switch {
@@ -268,8 +272,10 @@ func (d *packets) Read(frames []link.Frame) (int, error) {
 			return got, nil
 		}
 		switch {
-		case err != nil: // closed
-			d.end(link.ErrClosed)
+		case err != nil:
+			if d.over() == nil { // closed
+				d.end(link.ErrClosed)
+			}
 		case errno == errPeerClosed, errno == unix.ECONNRESET && d.remote == nil:
 			d.gone(errno)
 		case errno != nil:
@@ -315,6 +321,8 @@ func (d *packets) Write(frames []link.OutFrame) (int, error) {
 				d.more.Broadcast()
 			case d.ends && (err == unix.EPIPE || err == unix.ECONNRESET), d.remote == nil && err == unix.ECONNREFUSED:
 				d.end(fmt.Errorf("%w: %v", link.ErrGone, err))
+				d.more.Broadcast()
+				_ = d.file.SetReadDeadline(time.Unix(1, 0)) // of a SOCK_DGRAM nothing else tells a Read
 				return taken, d.over()
 			case errors.Is(err, os.ErrClosed):
 				return taken, link.ErrClosed

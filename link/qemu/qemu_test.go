@@ -200,6 +200,38 @@ func TestPackets(t *testing.T) {
 	}
 }
 
+// The end of an inherited socket's peer shows only when something is sent. A Read learns of it, too.
+func TestPacketsPeerGone(t *testing.T) {
+	near, far := sockets(t, unix.SOCK_DGRAM)
+	fd, err := unix.FcntlInt(near.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	near.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, err := OpenPackets(PacketsConfig{FD: fd, Name: "pair"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	read := make(chan error, 1)
+	go func() {
+		_, err := dev.Queues()[0].Read([]link.Frame{{Buf: make([]byte, 2000)}})
+		read <- err
+	}()
+	far.Close()
+	if _, err := dev.Queues()[0].Write([]link.OutFrame{{Pieces: [][]byte{make([]byte, 60)}}}); !errors.Is(err, link.ErrGone) {
+		t.Errorf("Write: %v", err)
+	}
+	select {
+	case err := <-read:
+		if !errors.Is(err, link.ErrGone) {
+			t.Errorf("Read: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("Read still waits")
+	}
+}
+
 func TestDgram(t *testing.T) {
 	linktest.TestDevice(t, func(t testing.TB) (link.Device, linktest.Wire) {
 		dir := t.TempDir()

@@ -76,9 +76,13 @@ func (d *device) Read(frames []link.Frame) (int, error) {
 	}
 }
 
+// maxTries bounds the datagrams that one attempt drops: a flood of those that are not for us must
+// not keep Close waiting.
+const maxTries = 1024
+
 // receive fills r.frames without waiting. It answers false to wait until there is something.
 func (r *receiver) receive(fd uintptr) bool {
-	for r.got < len(r.frames) {
+	for tries := 0; r.got < len(r.frames) && tries < maxTries; tries++ {
 		f := &r.frames[r.got]
 		r.vec[1].Base = unsafe.SliceData(f.Buf)
 		r.vec[1].SetLen(len(f.Buf))
