@@ -68,29 +68,27 @@ func (l *TCPListener) TryAcceptTCP() (*TCPConn, error) {
 }
 
 func (l *TCPListener) tryAccept() (*TCPConn, error) {
-	for {
-		if err := l.checkRead(); err != nil {
+	if err := l.checkRead(); err != nil {
+		return nil, opErr("accept", "tcp", nil, l.addr, err)
+	}
+	var from tcpip.FullAddress
+	ep, wq, terr := l.ep.Accept(&from)
+	switch terr.(type) {
+	case nil:
+		c, err := newTCPConn(l.s, ep, wq, from, l.fixedRecv)
+		if err != nil {
+			ep.Close()
 			return nil, opErr("accept", "tcp", nil, l.addr, err)
 		}
-		var from tcpip.FullAddress
-		ep, wq, terr := l.ep.Accept(&from)
-		switch terr.(type) {
-		case nil:
-			c, err := newTCPConn(l.s, ep, wq, from, l.fixedRecv)
-			if err != nil {
-				ep.Close()
-				return nil, opErr("accept", "tcp", nil, l.addr, err)
-			}
-			c.setDefaults()
-			return c, nil
-		case *tcpip.ErrWouldBlock:
-			return nil, nil
-		}
-		if l.isClosed() {
-			return nil, opErr("accept", "tcp", nil, l.addr, net.ErrClosed)
-		}
-		return nil, opErr("accept", "tcp", nil, l.addr, sysErr("accept", terr))
+		c.setDefaults()
+		return c, nil
+	case *tcpip.ErrWouldBlock:
+		return nil, nil
 	}
+	if l.isClosed() {
+		return nil, opErr("accept", "tcp", nil, l.addr, net.ErrClosed)
+	}
+	return nil, opErr("accept", "tcp", nil, l.addr, sysErr("accept", terr))
 }
 
 // SetDeadline sets the deadline of Accept.
