@@ -189,15 +189,17 @@ func stateFor(ctx context.Context, cfg Config, around surroundings) (*control.St
 // with their origin.
 func (f *front) wait(ctx context.Context) (status Status, err error) {
 	signals := make(chan received, 64)
-	defer notifySignals(signals)()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if unix.Gettid() != os.Getpid() {
-		return f.follow(ctx, signals)
+	isFirst := unix.Gettid() == os.Getpid()
+	caught := catchSignals(signals, !isFirst)
+	defer caught.stop()
+	if !isFirst {
+		return f.follow(ctx, signals, func() {})
 	}
 	done := make(chan struct{})
 	go func() {
-		status, err = f.follow(ctx, signals)
+		status, err = f.follow(ctx, signals, caught.catchAll)
 		close(done)
 		wakeFirstThread()
 	}()
@@ -206,8 +208,9 @@ func (f *front) wait(ctx context.Context) (status Status, err error) {
 	return status, err
 }
 
-// follow does what signals and reports ask for, until the program has ended.
-func (f *front) follow(ctx context.Context, signals <-chan received) (Status, error) {
+// follow does what signals and reports ask for, until the program has ended. It calls more after a signal, of
+// which there may be more then.
+func (f *front) follow(ctx context.Context, signals <-chan received, more func()) (Status, error) {
 	reports := make(chan stageReport)
 	failed := make(chan error, 1)
 	go f.reports(reports, failed)
@@ -223,6 +226,7 @@ func (f *front) follow(ctx context.Context, signals <-chan received) (Status, er
 				continue
 			}
 			p.forward(s)
+			more()
 		case <-cancelled:
 			if cancelled = nil; p.pid == 0 {
 				f.leaves = true // it kills what it starts when it sees us gone

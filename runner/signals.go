@@ -60,7 +60,7 @@ func setBit(set *unix.Sigset_t, s syscall.Signal, on bool) {
 
 // receiveSignals takes the process's signals on its first thread until done is closed and the
 // thread is woken. The kernel prefers that thread for signals of the process as long as it
-// waits for them; in between, others of Go's threads take them, for notifySignals.
+// waits for them; in between, others of Go's threads take them, for a catcher.
 func receiveSignals(done <-chan struct{}, out chan<- received) {
 	set := passedOn()
 	blocked := set
@@ -95,39 +95,72 @@ func receiveSignals(done <-chan struct{}, out chan<- received) {
 // wakeFirstThread makes receiveSignals look at its done.
 func wakeFirstThread() { _ = unix.Tgkill(os.Getpid(), os.Getpid(), wakeSignal) }
 
-// notifySignals is receiveSignals for all threads. Origins are not known here: what a terminal can
+// often are the signals that are caught from the start on. Go takes some time for each, and as much to let go
+// of it: most programs end before anybody sends another.
+var often = []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2}
+
+// A catcher is receiveSignals for all threads. Origins are not known here: what a terminal can
 // send it takes to come from there if it can.
-func notifySignals(out chan<- received) (stop func()) {
-	in := make(chan os.Signal, 16)
-	set := passedOn()
-	var all []os.Signal
-	for s := syscall.Signal(1); s < wakeSignal; s++ {
-		if hasBit(&set, s) && !signal.Ignored(s) {
-			all = append(all, s)
-		}
+type catcher struct {
+	in          chan os.Signal
+	done, ended chan struct{}
+	catchesAll  bool
+}
+
+// catchSignals sends signals to out, those that are sent often or all.
+func catchSignals(out chan<- received, all bool) *catcher {
+	c := &catcher{in: make(chan os.Signal, 16), done: make(chan struct{}), ended: make(chan struct{})}
+	if all {
+		c.catchAll()
+	} else {
+		c.catch(often)
 	}
-	signal.Notify(in, all...)
-	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(ended)
+		defer close(c.ended)
 		for {
 			select {
-			case s := <-in:
+			case s := <-c.in:
 				select {
 				case out <- received{s.(syscall.Signal), (s == unix.SIGINT || s == unix.SIGQUIT) && inForeground()}:
-				case <-done:
+				case <-c.done:
 					return
 				}
-			case <-done:
+			case <-c.done:
 				return
 			}
 		}
 	}()
-	return func() {
-		signal.Stop(in)
-		close(done)
-		<-ended
+	return c
+}
+
+func (c *catcher) catch(set []syscall.Signal) {
+	for _, s := range set {
+		if !signal.Ignored(s) {
+			signal.Notify(c.in, s)
+		}
 	}
+}
+
+// catchAll is for a process that is sent signals.
+func (c *catcher) catchAll() {
+	if c.catchesAll {
+		return
+	}
+	c.catchesAll = true
+	set := passedOn()
+	var all []syscall.Signal
+	for s := syscall.Signal(1); s < wakeSignal; s++ {
+		if hasBit(&set, s) {
+			all = append(all, s)
+		}
+	}
+	c.catch(all)
+}
+
+func (c *catcher) stop() {
+	signal.Stop(c.in)
+	close(c.done)
+	<-c.ended
 }
 
 // inForeground reports whether the keys of a terminal send signals to this process, and so to the
