@@ -19,7 +19,13 @@ import (
 // TestTrafficGoesOn: streams both ways over several queues while traces come and go. Nothing of them
 // is changed, and each frame of each trace ends once.
 func TestTrafficGoesOn(t *testing.T) {
-	wireA, wireB := link.Pipe(link.PipeConfig{Queues: 2})
+	for name, offloads := range map[string]link.Offloads{"plain": 0, "offloads": link.OffloadTSO4 | link.OffloadTSO6} {
+		t.Run(name, func(t *testing.T) { trafficGoesOn(t, link.PipeConfig{Queues: 2, Offloads: offloads}) })
+	}
+}
+
+func trafficGoesOn(t *testing.T, pipe link.PipeConfig) {
+	wireA, wireB := link.Pipe(pipe)
 	obs := new(link.Observers)
 	start := func(dev link.Device, addr string, obs *link.Observers) *stack.Stack {
 		s, err := stack.New(stack.Config{Device: dev, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, Observers: obs})
