@@ -132,7 +132,8 @@ func (f *fetching) wait(first func()) {
 // for another socket if that one is closed.
 func (f *fetching) deliver(a *arrival) {
 	l := f.l
-	name, to := l.expect(a)
+	name := l.farName()
+	to := l.expect(name, a)
 	far, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err == nil {
 		if err = unix.Bind(far, &unix.SockaddrUnix{Name: name}); err == nil {
@@ -141,21 +142,24 @@ func (f *fetching) deliver(a *arrival) {
 	}
 	if err == unix.ECONNREFUSED {
 		if other := l.sibling(a, name, far); other != nil {
-			l.arrives(name, true)
+			l.arrives(name, to, true)
 			f.enqueued(a, far, other)
 			return
 		}
 	}
 	if err == unix.EAGAIN || err == unix.EINTR || err == unix.ECONNREFUSED {
-		f.wait(func() { f.delivered(a, name, far, l.enqueue(far)) })
+		f.wait(func() {
+			to, err := l.enqueue(far)
+			f.delivered(a, name, to, far, err)
+		})
 		return
 	}
-	f.delivered(a, name, far, err)
+	f.delivered(a, name, to, far, err)
 }
 
-// delivered ends a delivery to the program's queue.
-func (f *fetching) delivered(a *arrival, name string, far int, err error) {
-	f.l.arrives(name, err != nil)
+// delivered ends a delivery to the program's queue, of the unix socket called to.
+func (f *fetching) delivered(a *arrival, name, to string, far int, err error) {
+	f.l.arrives(name, to, err != nil)
 	if err != nil {
 		if far >= 0 {
 			unix.Close(far)
@@ -167,13 +171,21 @@ func (f *fetching) delivered(a *arrival, name string, far int, err error) {
 	f.enqueued(a, far, f.l)
 }
 
-// arrives notes that the connection of that name is in the program's queue, or does not come.
-func (l *listening) arrives(name string, not bool) {
+// arrives notes that the connection of that name is in the queue of the unix socket called to, or does not
+// come. If that is not the program's any more the kernel has closed the connection with it.
+func (l *listening) arrives(name, to string, not bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.delivering, l.heldUntil = "", time.Time{}
-	if not {
+	a := l.arrived[name]
+	if delete(l.delivering, name); len(l.delivering) == 0 {
+		l.heldUntil = time.Time{}
+	}
+	lost := !not && to != l.name && a != nil
+	if not || lost {
 		delete(l.arrived, name)
+	}
+	l.mu.Unlock()
+	if lost {
+		a.abandon()
 	}
 }
 
@@ -194,13 +206,19 @@ func (f *fetching) enqueued(a *arrival, far int, l *listening) {
 	l.wake()
 }
 
-// expect notes that a connection is about to come to the program's queue, from the unix socket of
-// that name, to the one called to.
-func (l *listening) expect(a *arrival) (name, to string) {
+// farName is the name of the far end of the next connection.
+func (l *listening) farName() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last++
-	name = l.name + "-" + strconv.FormatUint(l.last, 10)
-	l.arrived[name], l.delivering = a, name
-	return name, l.name
+	return l.name + "-" + strconv.FormatUint(l.last, 10)
+}
+
+// expect notes that a connection is about to come to the program's queue, from the unix socket of
+// that name, to the one called to.
+func (l *listening) expect(name string, a *arrival) (to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.arrived[name], l.delivering[name] = a, true
+	return l.name
 }

@@ -3,7 +3,6 @@ package runner
 import (
 	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -184,16 +183,12 @@ func (l *listening) sibling(a *arrival, name string, far int) *listening {
 		if other == nil {
 			continue
 		}
-		other.mu.Lock()
-		to := other.name
-		other.arrived[name] = a
-		other.mu.Unlock()
-		if unix.Connect(far, &unix.SockaddrUnix{Name: to}) == nil {
+		to := other.expect(name, a)
+		err := unix.Connect(far, &unix.SockaddrUnix{Name: to})
+		other.arrives(name, to, err != nil)
+		if err == nil {
 			return other
 		}
-		other.mu.Lock()
-		delete(other.arrived, name)
-		other.mu.Unlock()
 	}
 	return nil
 }
@@ -224,18 +219,7 @@ func (l *listening) adopt(heir *tcp, c *call, backlog int) bool {
 		l.mu.Unlock()
 		return false
 	}
-	l.t, l.name, l.orphan, l.claimant = heir, name, false, nil
-	close(l.moved)
-	l.moved = make(chan struct{})
-	var lost []*arrival
-	for name, a := range l.arrived { // the kernel has closed them with the socket
-		if name != l.delivering {
-			lost = append(lost, a)
-			delete(l.arrived, name)
-		}
-	}
-	returned := slices.Clone(l.returned)
-	l.returned = nil
+	lost, returned := l.moveTo(heir, name)
 	l.mu.Unlock()
 	for _, a := range lost {
 		a.abandon()
@@ -249,4 +233,20 @@ func (l *listening) adopt(heir *tcp, c *call, backlog int) bool {
 	heir.s.sup.listeners.remove(l.local.Port(), old)
 	heir.s.sup.listeners.add(l.local.Port(), heir)
 	return true
+}
+
+// moveTo makes heir the socket that listens, with a unix socket of that name. It returns the connections
+// that have ended with the last one. mu is held.
+func (l *listening) moveTo(heir *tcp, name string) (lost []*arrival, returned []accepted) {
+	l.t, l.name, l.orphan, l.claimant = heir, name, false, nil
+	close(l.moved)
+	l.moved = make(chan struct{})
+	for name, a := range l.arrived { // the kernel has closed them with the socket
+		if !l.delivering[name] {
+			lost = append(lost, a)
+			delete(l.arrived, name)
+		}
+	}
+	returned, l.returned = l.returned, nil
+	return lost, returned
 }

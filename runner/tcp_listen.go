@@ -44,8 +44,8 @@ type listening struct {
 	orphan    bool
 	claimant  *tcp
 	heldUntil time.Time
-	// delivering is the name of the far end that is being connected.
-	delivering string
+	// delivering are the names of the far ends that are being connected.
+	delivering map[string]bool
 	// arrived are the connections in the program's queue, by the names of their far ends.
 	arrived map[string]*arrival
 	last    uint64 // number of the last such name
@@ -104,7 +104,8 @@ func (t *tcp) startListening(c *call, backlog int) syscall.Errno {
 	}
 	l := &listening{
 		sup: t.s.sup, t: t, name: listenerName(t.s.ino), backlog: backlog,
-		arrived: make(map[string]*arrival), room: make(chan struct{}), moved: make(chan struct{}),
+		arrived: make(map[string]*arrival), delivering: make(map[string]bool),
+		room: make(chan struct{}), moved: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancel(t.s.sup.ctx)
 	err = c.listenAt(l.name, backlog)
@@ -230,8 +231,8 @@ func (l *listening) pause(d time.Duration) bool {
 }
 
 // enqueue connects a far end to the program's unix socket. If that is closed it waits a while for
-// another.
-func (l *listening) enqueue(far int) error {
+// another. It returns the name of the one that took it.
+func (l *listening) enqueue(far int) (string, error) {
 	var patience <-chan time.Time
 	for {
 		l.mu.Lock()
@@ -247,7 +248,7 @@ func (l *listening) enqueue(far int) error {
 			l.heldUntil = time.Now().Add(heirTime)
 			l.mu.Unlock()
 		case err != unix.ECONNREFUSED && err != unix.EAGAIN && err != unix.EINTR:
-			return err
+			return name, err
 		}
 		t := time.NewTimer(backlogTime)
 		select {
@@ -255,12 +256,12 @@ func (l *listening) enqueue(far int) error {
 		case <-moved:
 		case <-t.C:
 		case <-patience:
-			return unix.ECONNREFUSED
+			return "", unix.ECONNREFUSED
 		case <-l.ctx.Done():
 		}
 		t.Stop()
 		if l.ctx.Err() != nil {
-			return l.ctx.Err()
+			return "", l.ctx.Err()
 		}
 	}
 }
