@@ -75,6 +75,8 @@ type Event struct {
 	// datagram have the same. 0 and nil where that is not known.
 	Socket any
 	Number uint64
+	// Offset is how many bytes were written to a connection before, of its StepSocketWrite.
+	Offset uint64
 	// Owner is who holds the socket, such as "pid 1234 (curl)", where that is known.
 	Owner string
 }

@@ -50,11 +50,12 @@ func (c *TCPConn) arrived() uint64 {
 	return c.seen.bytes + uint64(queued)
 }
 
-// observeWrite tells of n bytes that are about to be written.
+// observeWrite tells of n bytes that are about to be written. writeMu is held.
 func (c *TCPConn) observeWrite(n int) {
 	if w := c.conns.observers.Watching(); w != nil && n > 0 {
 		w.Observe(&link.Event{
 			Step: link.StepSocketWrite, Network: "tcp", Local: c.local, Remote: c.remote, Bytes: n,
+			Offset: uint64(c.written),
 		})
 	}
 }

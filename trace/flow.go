@@ -20,14 +20,14 @@ type flow struct {
 	// untold are the datagrams that a reader has taken and that were not handed to a program
 	// yet, oldest first.
 	untold []datagram
+	stream stream
 	// traced says that a frame of it was selected.
 	traced bool
 }
 
 // A datagram is one that came in a frame.
 type datagram struct {
-	frame  uint64
-	chosen bool
+	flight *flight
 	socket any
 }
 
@@ -114,7 +114,7 @@ func (t *tracer) arrive(ev *link.Event) {
 	if len(t.unread) >= maxQueued {
 		clear(t.unread) // their readers are not told of
 	}
-	t.unread[place{ev.Socket, ev.Number}] = datagram{f.id, f.chosen, ev.Socket}
+	t.unread[place{ev.Socket, ev.Number}] = datagram{f, ev.Socket}
 }
 
 // taken is told that a reader or a program got bytes. Of a datagram it is known in which frame
@@ -144,7 +144,7 @@ func (t *tracer) taken(k flowKey, ev *link.Event, text string, last bool) {
 		all := fl.untold
 		fl.untold = nil
 		for _, other := range all {
-			if other.socket != d.socket && other.frame != d.frame { // it may be any
+			if other.socket != d.socket && other.flight != d.flight { // it may be any
 				return
 			}
 		}
@@ -161,18 +161,22 @@ func (t *tracer) taken(k flowKey, ev *link.Event, text string, last bool) {
 		}
 		fl.untold = append(fl.untold, d)
 	}
-	if d.chosen {
-		r.Frame, r.Dir = d.frame, "in"
+	if d.flight.chosen {
+		r.Frame, r.Dir = d.flight.id, "in"
 		t.queue(r)
 	}
 }
 
-// depart is told that bytes were handed to a socket. Those of a datagram are told of with the
-// frame that they leave in; of a stream's frames nobody can tell.
+// depart is told that bytes were handed to a socket. They are told of with the frame that they
+// leave in, if that can be known.
 func (t *tracer) depart(k flowKey, ev *link.Event) {
 	client := ev.Step == link.StepClientOut
 	if ev.Network == "tcp" {
-		if fl := t.flows[k]; fl != nil && fl.traced {
+		fl := t.flows[k]
+		if fl != nil && fl.stream.depart(ev) {
+			return // it is told of with its frames
+		}
+		if fl != nil && fl.traced {
 			text := "written to the socket"
 			if client {
 				text = "written by " + orWord(ev.Owner, "a program")
@@ -206,8 +210,8 @@ func (t *tracer) fromSocket(f *flight, r *Record) {
 		return
 	}
 	network, local, remote := k.network, f.pkt.source(), f.pkt.destination()
-	if network == "tcp" && f.chosen {
-		t.flow(k).traced = true
+	if network == "tcp" {
+		t.fromStream(t.flow(k), f, r)
 	}
 	if network != "icmp" {
 		r.Owner = t.owner(network, local, remote)

@@ -282,8 +282,8 @@ func (t *tracer) write(ev *link.Event) {
 		text += fmt.Sprintf(", %s to frame %d", how, in.id)
 		r.Other = in.id
 	}
-	t.fromSocket(f, &r)
 	r.Text = text
+	t.fromSocket(f, &r)
 	t.tell(f, ev.At, r)
 }
 

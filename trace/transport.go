@@ -291,6 +291,12 @@ func (t *tracer) toListener(f *flight, s *after, name string) verdict {
 	return verdict{end: EndUnknown, socket: name, reason: "the listener neither answered nor counted it"}
 }
 
+// closedHere reports whether a change of state is the stack's own closing, which no segment
+// brings about (RFC 9293 section 3.6).
+func closedHere(was, now string) bool {
+	return was == "ESTAB" && now == "FIN-WAIT-1" || was == "CLOSE-WAIT" && now == "LAST-ACK"
+}
+
 // toConnection is about a segment that a connection has worked on. netstack does not count
 // segments that it refuses; that bytes came in order is seen at the socket.
 func (t *tracer) toConnection(f *flight, s *after, name string) verdict {
@@ -302,7 +308,7 @@ func (t *tracer) toConnection(f *flight, s *after, name string) verdict {
 		state = s.tcp.State
 	}
 	var words []string
-	if state != f.tcp.State {
+	if state != f.tcp.State && !closedHere(f.tcp.State, state) {
 		words = append(words, "state "+f.tcp.State+" to "+state)
 	}
 	arrived := s.hasTCP && s.tcp.Arrived > f.tcp.Arrived
