@@ -27,7 +27,7 @@ type Port struct {
 	Kind   string `json:"kind"`
 	Driver string `json:"driver,omitempty"`
 	MTU    int    `json:"mtu"`
-	// State is "forwarding", "looping" (shut for a while) or "gone".
+	// State is "forwarding", "looping" (shut for a while), "waiting" (for the far end) or "gone".
 	State    string `json:"state"`
 	Why      string `json:"why,omitempty"` // of a state that is not forwarding
 	Isolated bool   `json:"isolated,omitempty"`

@@ -30,7 +30,8 @@ type Link struct {
 	Driver       string `json:"driver,omitempty"`
 	HardwareAddr string `json:"hardware_addr,omitempty"` // the stack's own MAC
 	MTU          int    `json:"mtu"`
-	State        string `json:"state"` // "up", "down" (on the host), "gone"
+	State        string `json:"state"`         // "up", "down" (on the host), "waiting" (for the far end), "gone"
+	Why          string `json:"why,omitempty"` // of "waiting"
 	Queues       int    `json:"queues,omitempty"`
 	OffloadsRX   string `json:"offloads_rx,omitempty"`
 	OffloadsTX   string `json:"offloads_tx,omitempty"`

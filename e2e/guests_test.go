@@ -186,9 +186,13 @@ func TestGuests(t *testing.T) {
 		file.serve(t, d, "10.9.0.4")
 		talk(t, d, b, 0, "10.9.0.2", "10.9.0.4", file)
 		b.Kill(t)
+		netlab.WaitFor(t, 10*time.Second, "the guest to be missed", func() bool { return show[[]control.Link](t, d, "link")[0].State == "waiting" })
 		b = bootB()
 		b.booted(t)
 		b.ping(t, "10.9.0.4") // it is heard before anything is sent to it
+		if l := show[[]control.Link](t, d, "link")[0]; l.State != "up" {
+			t.Errorf("the link is %s: %s", l.State, l.Why)
+		}
 		d.terminate(t)
 	})
 	t.Run("Linux bridge", func(t *testing.T) {
@@ -246,6 +250,12 @@ func TestGuestOfAnOrdinaryUser(t *testing.T) {
 	file.serve(t, d, "10.9.0.4")
 	talk(t, d, g, 0, "10.9.0.1", "10.9.0.4", file)
 	g.Kill(t)
+	why := "nobody is connected to " + dir + "/a.sock"
+	netlab.WaitFor(t, 10*time.Second, "the guest to be missed", func() bool {
+		l := show[[]control.Link](t, d, "link")[0]
+		return l.State == "waiting" && l.Why == why
+	})
+	match(t, "status", d.ok(t, "ustack", "status"), `a\.sock WAITING,.*^warning +\S+a\.sock: nothing gets through: `+why)
 	g = start()
 	g.ping(t, "10.9.0.4")
 	match(t, "the page of the guest that came again", d.ok(t, "curl", "-sS", "http://10.9.0.1/"), `\Ahello from a\n\z`)

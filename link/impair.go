@@ -149,6 +149,7 @@ func (d *impaired) Queues() []Queue { return d.queues }
 func (d *impaired) Stats() Stats {
 	s, inner := d.own.Stats(), d.Device.Stats()
 	s.addDrops(inner.Drops)
+	s.Waiting = inner.Waiting
 	return s
 }
 

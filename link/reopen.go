@@ -64,9 +64,13 @@ func (d *reopened) Stats() Stats {
 	s := d.before
 	s.Drops = maps.Clone(s.Drops)
 	s.addDrops(d.own.Stats().Drops)
-	if d.now != nil {
-		s.add(d.now.Stats())
+	if d.now == nil {
+		s.Waiting = "the wire is gone; it is attached again when it returns"
+		return s
 	}
+	now := d.now.Stats()
+	s.add(now)
+	s.Waiting = now.Waiting
 	return s
 }
 

@@ -55,7 +55,7 @@ func TestReopen(t *testing.T) {
 			t.Errorf("Write without a wire = %d, %v", n, err)
 		}
 		s := dev.Stats()
-		if want := uint64(i + 1); s.RxFrames != want || s.TxFrames != want || s.Drops["tx_down"] != want {
+		if want := uint64(i + 1); s.RxFrames != want || s.TxFrames != want || s.Drops["tx_down"] != want || s.Waiting == "" {
 			t.Errorf("after %d wires: %+v", i+1, s)
 		}
 		ready <- struct{}{}

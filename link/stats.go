@@ -55,6 +55,9 @@ type Stats struct {
 	TxBytes  uint64 `json:"tx_bytes"`
 	// Drops holds the reasons that occurred.
 	Drops map[string]uint64 `json:"drops,omitempty"`
+	// Waiting says why nothing gets through for now, of a Device that waits for its far end to come
+	// or to come again; "" where it is there, or nothing can be known of it.
+	Waiting string `json:"waiting,omitempty"`
 }
 
 // Counters are the live form of Stats, for drivers to embed. The zero value is

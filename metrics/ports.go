@@ -18,14 +18,14 @@ type portDescs struct {
 }
 
 // portStates are those of control.Port.
-var portStates = []string{"forwarding", "looping", "gone"}
+var portStates = []string{"forwarding", "looping", "waiting", "gone"}
 
 func newPortDescs() portDescs {
 	port := func(name, help string, more ...string) *prometheus.Desc {
 		return newDesc("bridge_port_"+name, help, append([]string{"port"}, more...)...)
 	}
 	return portDescs{
-		state:     port("state", "1 for the state that the port is in, 0 for the others: looping is shut for a while.", "state"),
+		state:     port("state", "1 for the state that the port is in, 0 for the others: looping is shut for a while, waiting has nobody at the far end.", "state"),
 		stations:  port("stations", "Number of stations that were heard of at the port."),
 		rxFrames:  port("frames_received_total", "Number of Ethernet frames that came in at the port."),
 		rxBytes:   port("received_bytes_total", "Bytes that came in at the port, Ethernet headers included."),

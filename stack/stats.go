@@ -21,7 +21,7 @@ type Link struct {
 	Driver       string
 	HardwareAddr net.HardwareAddr // the stack's own; nil for loopback
 	MTU          int              // bytes without the Ethernet header
-	State        string           // "up", or "gone" once the wire has ended
+	State        string           // "up", "waiting" for the wire's far end (Stats.Waiting), or "gone" once the wire has ended
 	Queues       int
 	RX, TX       link.Offloads
 	Stats        link.Stats
@@ -38,8 +38,11 @@ func (s *Stack) Links() []Link {
 		RX:           info.RX, TX: info.TX,
 		Stats: s.ep.Stats(),
 	}
-	if isClosed(s.ep.Done()) {
+	switch {
+	case isClosed(s.ep.Done()):
 		wire.State = "gone"
+	case wire.Stats.Waiting != "":
+		wire.State = "waiting"
 	}
 	lo := Link{Name: loName, Kind: "loopback", State: "up"}
 	if nic, ok := s.ns.SingleNICInfo(loID); ok {

@@ -136,8 +136,11 @@ func (b *backend) Status() control.Status {
 	warnings := b.conditions()
 	links := b.Links()
 	for _, l := range links {
-		if l.State == "down" {
+		switch l.State {
+		case "down":
 			warnings = append(warnings, fmt.Sprintf("%s is down on the host, so nothing gets through: ip link set %s up", l.Name, l.Name))
+		case "waiting":
+			warnings = append(warnings, fmt.Sprintf("%s: nothing gets through: %s", l.Name, l.Why))
 		}
 	}
 	return control.Status{
@@ -171,7 +174,7 @@ func (b *backend) Links() []control.Link {
 	return convert(b.Stack.Links(), func(l stack.Link) control.Link {
 		out := control.Link{
 			Name: l.Name, Kind: l.Kind, Driver: l.Driver, HardwareAddr: l.HardwareAddr.String(),
-			MTU: l.MTU, State: l.State, Queues: l.Queues,
+			MTU: l.MTU, State: l.State, Why: l.Stats.Waiting, Queues: l.Queues,
 			RxFrames: l.Stats.RxFrames, RxBytes: l.Stats.RxBytes,
 			TxFrames: l.Stats.TxFrames, TxBytes: l.Stats.TxBytes, Drops: l.Stats.Drops,
 		}

@@ -177,6 +177,8 @@ func (f *fabric) states() []control.Port {
 			out.State, out.Why = "gone", err.Error()
 		case s.Shut != "":
 			out.State, out.Why = "looping", s.Shut
+		case s.Waiting != "":
+			out.State, out.Why = "waiting", s.Waiting
 		}
 		all = append(all, out)
 	}

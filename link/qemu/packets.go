@@ -198,6 +198,17 @@ func (d *packets) start(fd, buffer int) error {
 // Queues implements link.Device.
 func (d *packets) Queues() []link.Queue { return []link.Queue{d} }
 
+// Stats implements link.Device.
+func (d *packets) Stats() link.Stats {
+	s := d.Counters.Stats()
+	d.qmu.Lock()
+	defer d.qmu.Unlock()
+	if u, ok := d.remote.(*unix.SockaddrUnix); ok && !d.connected && d.over() == nil {
+		s.Waiting = "nobody is at " + u.Name
+	}
+	return s
+}
+
 // Close implements link.Device.
 func (d *packets) Close() error {
 	d.end(link.ErrClosed)
@@ -426,22 +437,20 @@ func (d *packets) follow() {
 	tick := time.NewTicker(followPause)
 	defer tick.Stop()
 	for {
+		d.qmu.Lock()
+		_ = d.raw.Control(func(fd uintptr) {
+			was := d.connected
+			d.connected = unix.Connect(int(fd), d.remote) == nil // of no effect where it is the same peer
+			if was && !d.connected {
+				disconnect(int(fd))
+			}
+		})
+		d.qmu.Unlock()
 		select {
 		case <-d.done:
 			return
 		case <-tick.C:
 		}
-		d.qmu.Lock()
-		_ = d.raw.Control(func(fd uintptr) {
-			if !d.connected {
-				return // whoever reads or writes next finds it
-			}
-			if unix.Connect(int(fd), d.remote) != nil { // of no effect where it is the same peer
-				d.connected = false
-				disconnect(int(fd))
-			}
-		})
-		d.qmu.Unlock()
 	}
 }
 

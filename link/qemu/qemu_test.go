@@ -122,9 +122,12 @@ func waitPeer(t testing.TB, dev link.Device, want bool) {
 	t.Helper()
 	d := dev.(*stream)
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	for (d.now != nil) != want {
 		d.come.Wait()
+	}
+	d.mu.Unlock()
+	if why := dev.Stats().Waiting; (why == "") != want {
+		t.Errorf("with a peer: %v, waiting: %q", want, why)
 	}
 }
 
@@ -340,8 +343,19 @@ func TestDgramPeerComesAgain(t *testing.T) {
 		if n := readOne(t, dev); n != 60+i {
 			t.Errorf("a frame of %d bytes", n)
 		}
+		if why := dev.Stats().Waiting; why != "" {
+			t.Errorf("with a peer: %s", why)
+		}
 		peer.Close()
 		os.Remove(remote) // as QEMU does before it binds
+		if i == 0 {
+			for dev.Stats().Waiting != "nobody is at "+remote {
+				if time.Now().After(end) {
+					t.Fatal("a peer that has gone is not missed")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
 	}
 }
 

@@ -61,6 +61,7 @@ type stream struct {
 
 	// Guarded by common.mu.
 	now  *session // nil while there is no peer
+	why  error    // of the last attempt to connect
 	come sync.Cond
 
 	// Of the one reader.
@@ -118,6 +119,23 @@ func OpenStream(cfg StreamConfig) (link.Device, error) {
 
 // Queues implements link.Device.
 func (d *stream) Queues() []link.Queue { return []link.Queue{d} }
+
+// Stats implements link.Device.
+func (d *stream) Stats() link.Stats {
+	s := d.Counters.Stats()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.now != nil || d.ended != nil:
+	case d.listener != nil:
+		s.Waiting = "nobody is connected to " + d.cfg.Address
+	case d.why != nil:
+		s.Waiting = "no connection: " + d.why.Error()
+	default:
+		s.Waiting = "no connection yet"
+	}
+	return s
+}
 
 // Close implements link.Device.
 func (d *stream) Close() error {
@@ -200,6 +218,9 @@ func (d *stream) connect(ctx context.Context) {
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
 	for pause := backoffMin; ; {
 		c, err := dialer.DialContext(ctx, d.network, d.cfg.Address)
+		d.mu.Lock()
+		d.why = err
+		d.mu.Unlock()
 		if err == nil {
 			began := time.Now()
 			d.enter(c)
