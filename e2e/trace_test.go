@@ -272,6 +272,20 @@ func TestTraceProgram(t *testing.T) {
 	d.terminate(t)
 }
 
+// TestTraceEndsWithTheDaemon: neither waits for the other.
+func TestTraceEndsWithTheDaemon(t *testing.T) {
+	t.Parallel()
+	host := netlab.New(t, "host")
+	d := up(t, host, static("tap:tap0")...)
+	f := follow(t, d)
+	d.ok(t, "ping", "-c", "1", host4)
+	f.wait(t, `"end"`)
+	d.terminate(t)
+	if code := f.Wait(t, 10*time.Second); code != 0 {
+		t.Errorf("trace ended with exit code %d:\n%s", code, f.Output())
+	}
+}
+
 func TestTraceUsage(t *testing.T) {
 	t.Parallel()
 	host := netlab.New(t, "host")

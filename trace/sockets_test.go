@@ -1,6 +1,7 @@
 package trace_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -276,5 +277,50 @@ func TestEndOfTrace(t *testing.T) {
 	}
 	if l.stack.Observers().Watching() != nil {
 		t.Error("an observer is left")
+	}
+}
+
+// TestTwoTraces: each has all of its frames, whatever the other selects.
+func TestTwoTraces(t *testing.T) {
+	f, err := filter.Parse("arp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t, link.PipeConfig{}, trace.Config{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ends := make(chan trace.Record, 100)
+	over := make(chan error, 1)
+	go func() {
+		over <- trace.Run(ctx, trace.Config{Stack: traced{l.stack, l.stack.Account()}, Filter: f}, func(r *trace.Record, _ bool) error {
+			if r.Step == "end" && r.Dir == "in" {
+				ends <- *r
+			}
+			return nil
+		})
+	}()
+	// It has begun once it tells of a frame.
+	for begun := false; !begun; {
+		l.give(arpRequest(ourIP))
+		select {
+		case <-ends:
+			begun = true
+		case <-time.After(time.Millisecond):
+		}
+	}
+	want(t, l.give(ipv4{proto: 1}.frame(echo(1, 1))), trace.EndAnswered, "", "ICMP echo reply")
+	mine := l.give(arpRequest(netip.MustParseAddr("10.0.0.78")))
+	for {
+		if r := <-ends; strings.Contains(r.Text, "10.0.0.78") {
+			if r.Frame != mine.Frame || r.Counter != mine.Counter {
+				t.Errorf("one says %+v, the other %+v", r, mine)
+			}
+			break
+		} else if strings.Contains(r.Text, "ICMP") {
+			t.Errorf("the other's frame: %+v", r)
+		}
+	}
+	cancel()
+	if err := <-over; err != nil {
+		t.Error(err)
 	}
 }
