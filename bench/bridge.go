@@ -32,7 +32,7 @@ func newBridge(text string) (*bridge, error) {
 	if err != nil {
 		return nil, err
 	}
-	far, err := openFar(os.NewFile(3, "far namespace"))
+	far, err := openFar(os.NewFile(3, "far namespace"), tap.OffloadOff)
 	if err != nil {
 		near.Close()
 		return nil, err
@@ -45,7 +45,7 @@ func newBridge(text string) (*bridge, error) {
 	return b, nil
 }
 
-func openFar(space *os.File) (dev link.Device, err error) {
+func openFar(space *os.File, offload string) (dev link.Device, err error) {
 	if space == nil {
 		return nil, errors.New("a bridge needs a namespace as descriptor 3")
 	}
@@ -58,7 +58,7 @@ func openFar(space *os.File) (dev link.Device, err error) {
 			err = fmt.Errorf("enter the far namespace: %w", err)
 			return
 		}
-		dev, err = tap.Open(tap.Config{Name: tapName, Offload: tap.OffloadOff})
+		dev, err = tap.Open(tap.Config{Name: tapName, Offload: offload})
 	}()
 	<-opened
 	return dev, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,5 +132,56 @@ func TestInterruptEndsARow(t *testing.T) {
 	}
 	if _, err := r.row(ctx, w); err != os.ErrProcessDone {
 		t.Errorf("the row ends with %v", err)
+	}
+}
+
+// Every switch passes what it is measured with.
+func TestSwitches(t *testing.T) {
+	l := testLab(t)
+	root, err := checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.ustack = filepath.Join(t.TempDir(), "ustack")
+	if out, err := exec.Command("go", "build", "-o", l.ustack, "../cmd/ustack").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// Its module may be out of reach.
+	l.vsock = buildVsock(t.Context(), root, t.TempDir(), t.Output())
+	for subject, jobs := range map[string][]job{
+		linuxBridge:   {{Do: "stream", Write: 128 << 10, Total: 2 << 20, Time: 20 * time.Second}},
+		ustackBridge:  {{Do: "stream", Write: 128 << 10, Total: 2 << 20, Time: 20 * time.Second}},
+		bridgeDrained: {{Do: "echo", Time: 10 * time.Millisecond}},
+		bridgeStalled: {{Do: "echo", Time: 10 * time.Millisecond}},
+		ustackFrames:  {{Do: "frames", Time: 10 * time.Millisecond}, {Do: "frames", Time: 10 * time.Millisecond}},
+		vsockFrames:   {{Do: "frames", Time: 10 * time.Millisecond}, {Do: "frames", Time: 10 * time.Millisecond}},
+		lookupFew:     {{Do: "lookup", Time: 10 * time.Millisecond}, {Do: "lookup", Time: 10 * time.Millisecond}},
+		lookupAll:     {{Do: "lookup", Time: 10 * time.Millisecond}},
+	} {
+		t.Run(subject, func(t *testing.T) {
+			in, err := l.make(t.Context(), subject, false, "")
+			if errors.Is(err, errMissing) {
+				t.Log(err)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.close()
+			for _, j := range jobs {
+				p := in.dial
+				if p == nil {
+					p = in.serve
+				}
+				j.Addr = in.addr
+				res, err := p.do(t.Context(), j)
+				if err != nil {
+					t.Fatalf("%s: %v", j.Do, err)
+				}
+				if res.Bytes+uint64(res.Count) == 0 {
+					t.Errorf("%s: nothing passed: %+v", j.Do, res)
+				}
+			}
+		})
 	}
 }

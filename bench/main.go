@@ -150,7 +150,13 @@ func run() error {
 		return fmt.Errorf("build ./cmd/ustack: %w\n%s", err, out)
 	}
 
-	r := newRunner(&lab{ustack: program, peers: filepath.Join(root, ".cache", "peers", "bin"), dir: dir}, s, os.Stderr)
+	l := &lab{ustack: program, peers: filepath.Join(root, ".cache", "peers", "bin"), dir: dir}
+	if slices.ContainsFunc(todo, func(w row) bool {
+		return slices.Contains(w.subjects, vsockFrames) && o.only.MatchString(w.id) && o.with.MatchString(vsockFrames)
+	}) {
+		l.vsock = buildVsock(ctx, root, dir, os.Stderr)
+	}
+	r := newRunner(l, s, os.Stderr)
 	defer r.close()
 	began := time.Now()
 	var all []report.Metric
@@ -159,7 +165,7 @@ func run() error {
 			continue
 		}
 		w.subjects = slices.DeleteFunc(slices.Clone(w.subjects), func(s string) bool {
-			return s != vethOn && s != kernelReno && s != kernelCubic && !o.with.MatchString(s)
+			return s != vethOn && s != kernelReno && s != kernelCubic && s != linuxBridge && !o.with.MatchString(s)
 		})
 		if o.rounds > 0 && w.rounds != 1 {
 			w.rounds = o.rounds

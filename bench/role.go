@@ -17,7 +17,7 @@ import (
 )
 
 // runRole is the main function of a process that the runner starts: "serve NETWORK",
-// "bridge SPEC", "web" or "dial". It takes jobs from r, one JSON object a line, and answers each, until r
+// "bridge SPEC", "switch MODE", "lookup SUBJECT", "frames", "web" or "dial". It takes jobs from r, one JSON object a line, and answers each, until r
 // ends. The first answer comes unasked, when it is ready.
 func runRole(args []string, r io.Reader, w io.Writer) int {
 	enc := json.NewEncoder(w)
@@ -27,8 +27,8 @@ func runRole(args []string, r io.Reader, w io.Writer) int {
 		return 1
 	}
 	defer done()
-	if dir := os.Getenv(profileEnv); dir != "" && args[0] == "serve" {
-		stop, err := profile(dir, args[1])
+	if dir := os.Getenv(profileEnv); dir != "" && len(args) == 2 && args[0] != "bridge" {
+		stop, err := profile(dir, args[0]+"-"+args[1])
 		if err != nil {
 			enc.Encode(result{Error: err.Error()})
 			return 1
@@ -100,6 +100,24 @@ func startRole(args []string) (handle func(job) (result, error), done func(), er
 			return nil, nil, err
 		}
 		return func(j job) (result, error) { return result{}, fmt.Errorf("no job of a bridge is called %q", j.Do) }, b.close, nil
+	case len(args) == 2 && args[0] == "switch":
+		stop, err := newSwitch(args[1])
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(j job) (result, error) { return result{}, fmt.Errorf("no job of a switch is called %q", j.Do) }, stop, nil
+	case len(args) == 2 && args[0] == "lookup":
+		size, ok := map[string][2]int{lookupFew: {10, 1000}, lookupMany: {10, 100_000}, lookupAll: {1000, 100_000}}[args[1]]
+		if !ok {
+			return nil, nil, fmt.Errorf("no switch is called %q", args[1])
+		}
+		m, err := newMill(size[0], size[1])
+		if err != nil {
+			return nil, nil, err
+		}
+		return m.do, m.close, nil
+	case len(args) == 1 && args[0] == "frames":
+		return frames, func() {}, nil
 	case len(args) == 1 && args[0] == "web":
 		stop, err := startWeb()
 		if err != nil {

@@ -86,6 +86,7 @@ func rows(s scale) []row {
 		openRow(s, main),
 		captureRow(s),
 	}
+	all = append(all, switchRows(s)...)
 	all = append(all, programRows(s)...)
 	return append(all, impairedRows(s)...)
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,6 +69,16 @@ var about = map[string]string{
 	nativeCeiling:   "ustack with `--memory 64M`, a ceiling over the buffers of all sockets",
 	nativeCubicRACK: "both of ustack-rack's, and cubic",
 
+	linuxBridge:   "kernel sockets in two namespaces, each with a veth pair to a Linux bridge in a third",
+	ustackBridge:  "kernel sockets in two namespaces, each with a TAP with offloads that is a port of package bridge, in one process",
+	bridgeDrained: "the same with a third port, QEMU's framing over a unix socket, whose peer reads; a fourth port sends 5,000 frames of 1000 bytes a second, by turns to everybody and to a station that nobody knows",
+	bridgeStalled: "the same with a peer of the third port that never reads",
+	ustackFrames:  "`ustack bridge --port stream:A,listen --port stream:B,listen` between two processes with unix sockets",
+	vsockFrames:   "the switch of gvisor-tap-vsock by itself, the same way",
+	lookupFew:     "package bridge with 10 ports and 1,000 stations; one port sends to all others at random",
+	lookupMany:    "the same with 10 ports and 100,000 stations",
+	lookupAll:     "the same with 1,000 ports and 100,000 stations",
+
 	naiveTap: "netstack with gVisor's fdbased endpoint and gonet on a plain TAP, all defaults",
 }
 
@@ -99,6 +110,7 @@ type instance struct {
 // A lab makes instances.
 type lab struct {
 	ustack string // path of the ustack program
+	vsock  string // path of the switch of gvisor-tap-vsock; "": it is not there
 	peers  string // folder of the peers' programs
 	dir    string // for files of instances
 	made   int
@@ -147,7 +159,16 @@ func (l *lab) make(ctx context.Context, subject string, pinned bool, path string
 	case vethOn, vethOff:
 		err = in.overVeth(ctx, k, subject == vethOff, serveCPU)
 	case kernelReno, kernelCubic:
-		err = in.overBridge(ctx, k, "tap:"+tapName+path)
+		err = in.overBridge(ctx, k, "bridge", "tap:"+tapName+path)
+	case ustackBridge, bridgeDrained, bridgeStalled:
+		err = in.overBridge(ctx, k, "switch", strings.TrimLeft(strings.TrimPrefix(subject, ustackBridge), "-"))
+	case linuxBridge:
+		err = in.overLinuxBridge(ctx, k)
+	case ustackFrames, vsockFrames:
+		return in, in.throughSwitch(ctx, k, l)
+	case lookupFew, lookupMany, lookupAll:
+		in.serve, err = startProcess(ctx, k, nil, nil, "lookup", subject)
+		return in, err
 	case native, nativeRACK, nativeRTO, nativeCubic, nativeCubicRACK, nativeCeiling:
 		err = in.overTap(ctx, k, "ustack"+settings[subject]+":tap:"+tapName+path, serveCPU)
 	case water:
@@ -242,13 +263,13 @@ func (in *instance) overTap(ctx context.Context, k *netns.NS, network string, cp
 	return errors.Join(k.Addr(tapName, kernelPrefix.String()), k.Up(tapName))
 }
 
-// overBridge joins two kernels by taps, one of them impaired.
-func (in *instance) overBridge(ctx context.Context, k *netns.NS, link string) error {
+// overBridge joins two kernels by taps, which a process in that role passes frames between.
+func (in *instance) overBridge(ctx context.Context, k *netns.NS, role ...string) error {
 	s, err := in.space("stack")
 	if err != nil {
 		return err
 	}
-	b, err := startProcess(ctx, k, nil, []*os.File{s.File()}, "bridge", link)
+	b, err := startProcess(ctx, k, nil, []*os.File{s.File()}, role...)
 	if err != nil {
 		return err
 	}

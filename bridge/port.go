@@ -193,6 +193,9 @@ func (p *Port) read(index int, q link.Queue) {
 			p.b.ended(p, err)
 			return
 		}
+		if got > 1 {
+			p.b.table.touch(frames[:got])
+		}
 		for i := range frames[:got] {
 			p.receive(&frames[i], s)
 		}
