@@ -34,6 +34,7 @@ type traced struct {
 
 func (s traced) Counters() []string                 { return s.acc.Names() }
 func (s traced) ReadCounters(dst []uint64) []uint64 { return s.acc.Read(dst) }
+func (s traced) Drops() map[string]uint64           { return s.Links()[0].Stats.Drops }
 func (s traced) TCPSocket(local, remote netip.AddrPort) (trace.TCPSocket, bool) {
 	v, ok := s.Stack.TCPSocket(local, remote)
 	return trace.TCPSocket(v), ok
@@ -56,8 +57,18 @@ type lab struct {
 
 func newLab(t testing.TB, pipe link.PipeConfig, cfg trace.Config) *lab {
 	t.Helper()
+	return newLabOn(t, pipe, link.ImpairConfig{}, cfg)
+}
+
+// newLabOn is newLab with an impaired wire.
+func newLabOn(t testing.TB, pipe link.PipeConfig, impair link.ImpairConfig, cfg trace.Config) *lab {
+	t.Helper()
 	pipe.Names = [2]string{"wire", "far"}
 	wire, far := link.Pipe(pipe)
+	wire, err := link.Impair(wire, impair)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s, err := stack.New(stack.Config{
 		Device: wire, HardwareAddr: ourMAC, Observers: new(link.Observers),
 		Addrs: []netip.Prefix{netip.PrefixFrom(ourIP, 24), netip.PrefixFrom(ourIP6, 64)},

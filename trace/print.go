@@ -39,6 +39,10 @@ func (p *Printer) Print(r *Record) error {
 			return p.w.Flush()
 		}
 	}
+	if r.Step == "device" {
+		fmt.Fprintf(p.w, "%-6s %9s  %-6s %-22s %s\n", "", "", r.Side, r.Step, plain(r.Text))
+		return p.w.Flush()
+	}
 	if name == "" {
 		fmt.Fprintf(p.w, "%-6s %9s  %-6s %-22s %s, %d bytes: %s\n", "", "", r.Side, r.Step, plain(r.Socket), r.Len, plain(r.Text))
 		return p.w.Flush()

@@ -20,6 +20,7 @@ type Record struct {
 	// Step is what happened. User side: "begin", which is a trace's first and of no frame, with
 	// the stack's link, its MAC in Src and the daemon's namespace; "read", "filter", "network", "socket",
 	// "write", "sent", and "end", which each frame has exactly once and last of these;
+	// "device" of frames that the device has dropped before they were read;
 	// "socket_read", "socket_write", "client_in", "client_out" of bytes. Kernel side: the
 	// tracepoint's name.
 	Step string `json:"step"`

@@ -324,3 +324,22 @@ func TestTwoTraces(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestUnseen: what the device drops before it is read is told of, by its counter; and what it
+// drops of frames that are sent.
+func TestUnseen(t *testing.T) {
+	l := newLabOn(t, link.PipeConfig{}, link.ImpairConfig{Loss: 1}, trace.Config{})
+	for range 3 {
+		l.put(arpRequest(ourIP))
+	}
+	l.until("frames that nobody has seen", func() bool { return l.told("that nobody has seen were dropped: lost on the impaired wire (rx_lost)") })
+	c, err := l.stack.Dial("udp", "10.0.0.5:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	l.until("a frame lost", func() bool { return l.told("dropped: lost on the impaired wire (tx_lost)") })
+}

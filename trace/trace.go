@@ -27,6 +27,8 @@ type Stack interface {
 	// Counters returns the names of what ReadCounters appends to dst, in its order.
 	Counters() []string
 	ReadCounters(dst []uint64) []uint64
+	// Drops returns the counters of the wire's drops.
+	Drops() map[string]uint64
 	// TCPSocket returns the TCP socket that segments from remote to local are for, or the
 	// listener where remote is the zero AddrPort.
 	TCPSocket(local, remote netip.AddrPort) (TCPSocket, bool)
@@ -77,9 +79,11 @@ const (
 // wait for emit: what it is too slow for is lost and counted, see Record.Lost.
 func Run(ctx context.Context, cfg Config, emit func(r *Record, more bool) error) error {
 	t := newTracer(cfg)
+	t.drops = cfg.Stack.Drops()
 	remove := cfg.Stack.Observers().Add(t, true)
 	err := t.pass(ctx, emit)
 	remove()
+	t.unseen(cfg.Stack.Drops())
 	t.mu.Lock()
 	t.abandon("the trace ended before it did")
 	t.mu.Unlock()
@@ -100,6 +104,7 @@ func (t *tracer) pass(ctx context.Context, emit func(r *Record, more bool) error
 				return err
 			}
 		case <-tick.C:
+			t.unseen(t.cfg.Stack.Drops())
 			t.mu.Lock()
 			t.expire(time.Now())
 			t.mu.Unlock()

@@ -21,6 +21,8 @@ type tracer struct {
 	out   chan Record
 	full  chan struct{} // closed when Config.Frames frames have ended
 
+	drops map[string]uint64 // the wire's counters when they were last looked at
+
 	mu       sync.Mutex
 	stopped  bool
 	lost     uint64 // records, since the last that was not
@@ -268,6 +270,34 @@ func (t *tracer) queue(r Record) {
 	default:
 		t.lost++
 	}
+}
+
+// unseen tells of frames that the device has dropped before anybody saw them.
+func (t *tracer) unseen(now map[string]uint64) {
+	if t.cfg.Filter != nil && t.cfg.Filter.String() != "" && t.cfg.Filter.String() != "dropped" {
+		return // whether they would be selected nobody knows
+	}
+	for _, why := range []link.Drop{link.DropRxShort, link.DropRxOversize, link.DropRxOffload, link.DropRxError, link.DropRxLost, link.DropRxLimit} {
+		name := why.String()
+		if n := now[name] - t.drops[name]; n > 0 && now[name] > t.drops[name] {
+			t.mu.Lock()
+			t.queue(Record{
+				Time: t.clock.of(time.Now()), Side: "user", Step: "device", Dir: "in", Counter: name,
+				Text: fmt.Sprintf("%d frames that nobody has seen were dropped: %s (%s)", n, unseenReasons[why], name),
+			})
+			t.mu.Unlock()
+		}
+	}
+	t.drops = now
+}
+
+var unseenReasons = map[link.Drop]string{
+	link.DropRxShort:    "shorter than an Ethernet header",
+	link.DropRxOversize: "longer than any frame may be",
+	link.DropRxOffload:  "their virtio header says what cannot be; its length may not be the one that the device has",
+	link.DropRxError:    "the device could not be read",
+	link.DropRxLost:     "lost on the impaired wire",
+	link.DropRxLimit:    "the queue of the impaired wire was full",
 }
 
 // write begins a frame that is sent.

@@ -30,6 +30,9 @@ func (s tracedStack) Counters() []string { return s.account.Names() }
 // ReadCounters implements trace.Stack.
 func (s tracedStack) ReadCounters(dst []uint64) []uint64 { return s.account.Read(dst) }
 
+// Drops implements trace.Stack.
+func (s tracedStack) Drops() map[string]uint64 { return s.Links()[0].Stats.Drops }
+
 // TCPSocket implements trace.Stack.
 func (s tracedStack) TCPSocket(local, remote netip.AddrPort) (trace.TCPSocket, bool) {
 	v, ok := s.Stack.TCPSocket(local, remote)
