@@ -121,6 +121,8 @@ func (c *call) detached() *call {
 // withFD runs f with a new duplicate of the descriptor of socket ino, wherever the program
 // had it when it was last seen.
 func (c *call) withFD(f func(fd int) error) error {
+	l := c.sup.loans.borrow()
+	defer c.sup.loans.giveBack(l)
 	fd, err := c.sup.procs.dup(c.tid, c.args[0], c.ino)
 	if err != nil {
 		return err

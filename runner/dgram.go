@@ -29,6 +29,8 @@ type dgram struct {
 	// session and flow are the daemon's socket, if there is one.
 	session *control.Session
 	flow    uint64
+	// ended is closed when a UDP flow has ended.
+	ended <-chan struct{}
 	// wanted is what the program bound to; local and remote are the flow's.
 	wanted, local, remote netip.AddrPort
 	// pipe is where frames come from and go to, while the socket is not connected.
@@ -257,17 +259,14 @@ func (d *dgram) fail(errno syscall.Errno) {
 
 // alarm makes the unix socket poll as one with an error.
 func (d *dgram) alarm() {
-	fd, err := d.s.sup.find(d.s)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.err == 0 && len(d.errors) == 0 { // the program has come by
-		return
-	}
-	d.raised = d.s.sup.voices.raise(fd, d.far) || d.raised
+	_ = d.s.withFD(func(fd int) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.err != 0 || len(d.errors) > 0 { // else the program has come by
+			d.raised = d.s.sup.voices.raise(fd, d.far) || d.raised
+		}
+		return nil
+	})
 }
 
 // alarmSoon is alarm for who holds mu.
@@ -296,7 +295,7 @@ func (d *dgram) takeError(fd int) syscall.Errno {
 // gone lets go of everything; the daemon sends what the program has written.
 func (d *dgram) gone() {
 	d.mu.Lock()
-	session, flow, p := d.session, d.flow, d.pipe
+	session, flow, p, ended := d.session, d.flow, d.pipe, d.ended
 	d.flow, d.pipe, d.over = 0, nil, true
 	if d.far >= 0 {
 		unix.Close(d.far)
@@ -305,6 +304,9 @@ func (d *dgram) gone() {
 	d.mu.Unlock()
 	if flow != 0 {
 		session.Post(control.Request{Op: "close", Flow: flow})
+		if ended != nil {
+			d.s.sup.closings.add(ended)
+		}
 	}
 	if p != nil {
 		p.file.Close()
@@ -355,10 +357,5 @@ func (d *dgram) withFD(c *call, f func(fd int) error) error {
 			return nil
 		}
 	}
-	fd, err := d.s.sup.find(d.s)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return f(fd)
+	return d.s.withFD(f)
 }

@@ -52,3 +52,15 @@ func (sup *supervisor) find(s *socket) (int, error) {
 	}
 	return -1, unix.ENOENT
 }
+
+// withFD runs f with a duplicate of the socket's descriptor, if it can be found.
+func (s *socket) withFD(f func(fd int) error) error {
+	l := s.sup.loans.borrow()
+	defer s.sup.loans.giveBack(l)
+	fd, err := s.sup.find(s)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}

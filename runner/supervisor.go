@@ -38,6 +38,8 @@ type supervisor struct {
 	voices    voices
 	spares    spares
 	laters    laters
+	loans     loans
+	closings  closings
 	watch4    watch
 	watch6    watch
 	paths     paths

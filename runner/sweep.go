@@ -76,9 +76,14 @@ func (sup *supervisor) sweepSoon() {
 	}
 }
 
+// closeTime bounds the wait for what the supervisor itself or the daemon has still of a socket that the
+// program has closed.
+const closeTime = 100 * time.Millisecond
+
 // sweepNow is for one who needs what a closed socket may hold still.
 func (sup *supervisor) sweepNow() {
 	sup.held.dropGone()
+	sup.loans.wait(closeTime)
 	sup.sweep(true)
 	sup.sweep(true)
 }

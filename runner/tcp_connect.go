@@ -361,12 +361,7 @@ func leaveByte(fd int) error {
 
 // withFD runs f with a duplicate of the program's descriptor, if it can be found.
 func (t *tcp) withFD(f func(fd int) error) error {
-	fd, err := t.s.sup.find(t.s)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return f(fd)
+	return t.s.withFD(f)
 }
 
 // disconnect is connect with AF_UNSPEC. mu is held.

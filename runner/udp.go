@@ -97,10 +97,13 @@ func (u *udp) follow(rep control.Reply) {
 			}
 		}()
 	})
+	done, _ := rep.Ended()
+	u.mu.Lock()
+	u.ended = done
+	u.mu.Unlock()
 	sup.wg.Add(1)
 	go func() {
 		defer sup.wg.Done()
-		done, _ := rep.Ended()
 		<-done
 		u.lost(rep.Flow)
 	}()
@@ -193,6 +196,7 @@ func (u *udp) bind(c *call, to sockaddr) verdict {
 		if errno == unix.EADDRINUSE && to.addr.Port() != 0 {
 			// Perhaps a socket has it that was closed just now.
 			u.s.sup.sweepNow()
+			u.s.sup.closings.wait(closeTime)
 			errno = u.open(d, to.addr)
 		}
 		u.mu.Lock()
