@@ -40,7 +40,7 @@ type nic struct {
 }
 
 // guestInit is the guest's first program. Each NIC's address comes by the kernel's command line as
-// eth0=ADDRESS, which the kernel hands on.
+// eth0=10.9.0.1/24, which the kernel hands on; that of IPv6 is fd00:9:0::1/64 then.
 const guestInit = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -51,8 +51,12 @@ for m in MODULES; do insmod /$m.ko; done
 ip link set lo up
 for i in eth0 eth1 eth2; do
 	[ -e /sys/class/net/$i ] || continue
-	eval ip addr add \$$i dev $i
+	eval a=\$$i
+	ip addr add $a dev $i
+	echo 0 >/proc/sys/net/ipv6/conf/$i/accept_dad
 	ip link set $i up
+	a=${a%/*}
+	ip addr add fd00:9:${i#eth}::${a##*.}/64 dev $i
 done
 echo hello from $NAME >/www/index.html
 httpd -h /www
@@ -207,9 +211,15 @@ func (g *guest) wants(t testing.TB, line string, done func() (string, string)) s
 }
 
 // ping has the guest's ping reach an address.
-func (g *guest) ping(t testing.TB, addr string) {
+func (g *guest) ping(t testing.TB, addr string, args ...string) {
 	t.Helper()
-	g.ok(t, fmt.Sprintf("for i in 1 2 3 4 5 6 7 8 9 10; do ping -q -c 3 -i 0.1 -W 1 %s && break; done", addr))
+	g.ok(t, fmt.Sprintf("for i in 1 2 3 4 5 6 7 8 9 10; do ping -q -c 3 -i 0.1 -W 1 %s %s && break; done", strings.Join(args, " "), addr))
+}
+
+// six is the IPv6 address that goes with one of IPv4.
+func six(ip string) string {
+	part := strings.Split(ip, ".")
+	return "fd00:9:" + part[2] + "::" + part[3]
 }
 
 // qemu has QEMU itself execute a command (its QMP reference).

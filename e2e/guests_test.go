@@ -97,7 +97,10 @@ func (b bulk) getHere(t testing.TB, d *daemon, from string, meanwhile func(to st
 func talk(t *testing.T, d *daemon, g *guest, i int, guestIP, stackIP string, b bulk) {
 	t.Helper()
 	match(t, "ping", d.ok(t, "ping", "-c", "3", "-i", "0.1", guestIP), ` [1-3] received`)
-	g.ping(t, stackIP)
+	match(t, "ping", d.ok(t, "ping", "-c", "3", "-i", "0.1", six(guestIP)), ` [1-3] received`)
+	g.ping(t, stackIP, "-s 4000") // in fragments
+	g.ping(t, six(stackIP))
+	match(t, "the page", d.ok(t, "curl", "-sS", "http://["+six(guestIP)+"]/"), `\Ahello from `+g.name+`\n\z`)
 	b.get(t, g, stackIP+":8000")()
 	b.getHere(t, d, guestIP, func(to string) {
 		netlab.WaitFor(t, time.Minute, "the file to grow", func() bool {
@@ -176,13 +179,13 @@ func TestGuests(t *testing.T) {
 	stream, dgram := "stream:"+dir+"/a.sock", "dgram:local="+dir+"/b.peer,remote="+dir+"/b.sock"
 
 	t.Run("stream", func(t *testing.T) {
-		d := up(t, ns, "--link", stream, "--addr", "10.9.0.4/24")
+		d := up(t, ns, "--link", stream, "--addr", "10.9.0.4/24", "--addr", "fd00:9:0::4/64")
 		file.serve(t, d, "10.9.0.4")
 		talk(t, d, a, 0, "10.9.0.1", "10.9.0.4", file)
 		d.terminate(t)
 	})
 	t.Run("dgram", func(t *testing.T) {
-		d := up(t, ns, "--link", dgram, "--addr", "10.9.0.4/24")
+		d := up(t, ns, "--link", dgram, "--addr", "10.9.0.4/24", "--addr", "fd00:9:0::4/64")
 		file.serve(t, d, "10.9.0.4")
 		talk(t, d, b, 0, "10.9.0.2", "10.9.0.4", file)
 		b.Kill(t)
@@ -196,7 +199,7 @@ func TestGuests(t *testing.T) {
 		d.terminate(t)
 	})
 	t.Run("Linux bridge", func(t *testing.T) {
-		d := up(t, ns, "--link", "tap:tap0", "--bridge", "br0", "--addr", "10.9.2.4/24")
+		d := up(t, ns, "--link", "tap:tap0", "--bridge", "br0", "--addr", "10.9.2.4/24", "--addr", "fd00:9:2::4/64")
 		server := file.serve(t, d, "10.9.2.4")
 		talk(t, d, a, 2, "10.9.2.1", "10.9.2.4", file)
 		trio(t, d, a, b, "10.9.2", file, server, nil)
@@ -238,7 +241,8 @@ func TestGuestOfAnOrdinaryUser(t *testing.T) {
 	sock := filepath.Join(dir, "ustack.sock")
 	u := filepath.Join(dir, "ustack")
 	copyBinary(t, "ustack", u)
-	cmd := exec.Command(u, "up", "--socket", sock, "--state-dir", dir, "--link", "stream:"+dir+"/a.sock,listen", "--addr", "10.9.0.4/24")
+	cmd := exec.Command(u, "up", "--socket", sock, "--state-dir", dir, "--link", "stream:"+dir+"/a.sock,listen",
+		"--addr", "10.9.0.4/24", "--addr", "fd00:9:0::4/64")
 	cmd.SysProcAttr = asUser(nobody)
 	d := upCmd(t, ns, cmd, sock)
 	start := func() *guest {
