@@ -2,6 +2,7 @@
 // (qemu(1), -netdev stream and -netdev dgram; net/stream.c, net/dgram.c of QEMU):
 //
 //	stream   a unix or TCP stream, each frame behind its length in 4 bytes, big-endian
+//	         (what -netdev socket speaks over TCP, too)
 //	dgram    a unix or UDP datagram socket, one frame a datagram
 //	packets  an inherited unix socket of packets, one frame each (SOCK_DGRAM, SOCK_SEQPACKET)
 //
