@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -83,6 +85,9 @@ func TestEthernetInEthernet(t *testing.T) {
 			if inside < 6 {
 				t.Errorf("%d of %d frames are outer ones", inside, len(outer))
 			}
+			if name == "802.1ah" {
+				dissected(t, outer)
+			}
 			url, hash := fileServer(t, a, "10.9.0.1")
 			to := filepath.Join(scratch(t), "got")
 			get := b.StartCmd(t, b.Command("curl", "-sS", "-o", to, "--max-time", "60", "--limit-rate", "60M", url))
@@ -99,4 +104,32 @@ func TestEthernetInEthernet(t *testing.T) {
 			same(t, url, to, hash, 50<<20)
 		})
 	}
+}
+
+// dissected has tshark find IEEE 802.1ah, the I-SID and the ping inside.
+func dissected(t *testing.T, frames []netlab.Frame) {
+	t.Helper()
+	// The format of pcap (draft-ietf-opsawg-pcap, section 4): a header, and one before each frame.
+	le := binary.LittleEndian
+	b := le.AppendUint32(nil, 0xa1b2c3d4)
+	b = le.AppendUint16(le.AppendUint16(b, 2), 4)
+	b = append(b, make([]byte, 8)...)
+	b = le.AppendUint32(le.AppendUint32(b, 65535), 1) // Ethernet
+	for i, f := range frames {
+		n := uint32(len(f.Data))
+		b = le.AppendUint32(le.AppendUint32(b, uint32(i)), 0)
+		b = append(le.AppendUint32(le.AppendUint32(b, n), n), f.Data...)
+	}
+	file := filepath.Join(scratch(t), "outer.pcap")
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	fields, err := exec.Command(netlab.Peer(t, "tshark"), "-n", "-r", file, "-Y", "icmp", "-T", "fields",
+		"-e", "frame.protocols", "-e", "ieee8021ah.isid", "-e", "ip.src", "-e", "ip.dst", "-e", "_ws.col.Info").Output()
+	if err != nil {
+		t.Fatalf("tshark: %v", err)
+	}
+	match(t, "tshark's fields", string(fields),
+		`(?m)^eth:ethertype:ieee8021ah:\S*eth\S*:ip:icmp:data\t(0x0*1234|4660)\t10\.9\.0\.1\t10\.9\.0\.2\tEcho \(ping\) request `)
+	match(t, "tshark's fields", string(fields), `(?m)\t10\.9\.0\.2\t10\.9\.0\.1\tEcho \(ping\) reply `)
 }
