@@ -154,6 +154,14 @@ func TestMemoryOfICMP(t *testing.T) {
 		defer from.Close()
 		msg := make([]byte, 8)
 		msg[0] = tc.reply // nobody answers a reply
+		// While the neighbour is looked for only some messages wait, and the looking counts as packets.
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if err := from.WriteICMP(msg, netip.MustParseAddr(tc.to)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ReadICMP(); err != nil {
+			t.Fatal(err)
+		}
 		before := heap()
 		seen := b.Stats()["ip.packets_received"]
 		for i := range messages {
