@@ -36,7 +36,11 @@ func Checks() []Check {
 		linkChecks(),
 		programChecks(),
 		sizeChecks(),
+		bridgeChecks(),
 		stationChecks(),
+		routeChecks(),
+		answerChecks(),
+		forwardChecks(),
 		lastChecks(),
 	)
 }

@@ -26,16 +26,28 @@ const (
 
 // stationChecks look at the addresses of those on the segment.
 func stationChecks() []Check {
-	before := append(append(noPath(), CauseNoARP), holderCauses()...)
+	before := slices.Concat(noPath(), []string{CauseNoARP}, holderCauses())
+	and := func(more ...string) []string { return slices.Concat(before, more) }
 	return []Check{
 		{Cause: CauseNoAddress, About: "the stack has an address", After: before, Find: findNoAddress},
-		{Cause: CauseNoCommon, About: "host and stack share a network", After: append(before, CauseNoAddress), Find: findNoCommon},
+		{Cause: CauseNoCommon, About: "host and stack share a network", After: and(CauseNoAddress), Find: findNoCommon},
 		{Cause: CauseDuplicateMAC, About: "the stack's MAC is its own", After: before, Find: findDuplicateMAC},
-		{Cause: CauseDuplicateIP, About: "no address is held twice", After: append(before, CauseDuplicateMAC), Find: findDuplicateIP},
-		{Cause: CauseWrongMAC, About: "frames go to the right MAC", After: append(before, CauseDuplicateMAC, CauseDuplicateIP), Find: findWrongMAC},
-		{Cause: CauseUnanswered, About: "neighbours answer ARP", Probed: true,
-			After: append(before, CauseNoAddress, CauseNoCommon, CauseDuplicateMAC, CauseDuplicateIP, CauseWrongMAC), Find: findUnanswered},
+		{Cause: CauseDuplicateIP, About: "no address is held twice", After: and(CauseDuplicateMAC), Find: findDuplicateIP},
+		{Cause: CauseWrongMAC, About: "frames go to the right MAC", After: and(CauseDuplicateMAC, CauseDuplicateIP), Find: findWrongMAC},
 	}
+}
+
+// answerChecks look at who does not answer.
+func answerChecks() []Check {
+	return []Check{{
+		Cause: CauseUnanswered, About: "neighbours answer ARP", Probed: true, Find: findUnanswered,
+		After: slices.Concat(noPath(), holderCauses(), stationCauses(), routeCauses()),
+	}}
+}
+
+// stationCauses are those of addresses that nothing gets through with.
+func stationCauses() []string {
+	return []string{CauseNoARP, CauseNoAddress, CauseNoCommon, CauseDuplicateMAC, CauseDuplicateIP, CauseWrongMAC}
 }
 
 // findNoAddress looks for a daemon's stack that can reach nobody.

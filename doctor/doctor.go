@@ -113,6 +113,9 @@ func examine(ctx context.Context, cfg *Config, st *control.Status) (*Environment
 // Fix does what the findings of a report allow to be done, in order, and calls done
 // with each step and what came of it.
 func Fix(ctx context.Context, cfg Config, r *Report, done func(s Step, err error)) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
 	return cfg.inside(ctx, func(*control.Status) error {
 		for _, f := range r.Findings() {
 			for _, step := range f.Fix {

@@ -46,6 +46,8 @@ type Environment struct {
 	Addrs      []netlink.Addr
 	Routes     []netlink.Route // of all tables
 	Neighbours []netlink.Neigh
+	// Network is the host's side of what lies beyond the tap.
+	Network Network
 
 	// Stack is the stack's side; nil for ModeProgram, and where it was not started
 	// as the path is broken.

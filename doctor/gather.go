@@ -22,7 +22,7 @@ const askLimit = 3 * time.Second
 type gatherer func(ctx context.Context, cfg *Config, env *Environment)
 
 func gatherers() []gatherer {
-	return []gatherer{gatherNetwork, gatherEthtool, gatherHolders}
+	return []gatherer{gatherNetwork, gatherEthtool, gatherHolders, gatherHostNetwork}
 }
 
 // gather takes the snapshot. st is the status of the daemon on the link, if one

@@ -78,6 +78,9 @@ func traceDrops(ctx context.Context, p *probing) (all []KernelDrop) {
 			pings.Go(func() { wait() })
 		}
 	}
+	for _, again := range p.repeats {
+		pings.Go(func() { again(ctx) })
+	}
 	pings.Wait()
 	sleep(ctx, kernel.Window) // what was seen last is held back so long
 	src.Close()

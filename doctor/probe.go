@@ -20,6 +20,7 @@ import (
 // only now and then.
 const (
 	watchLeast        = 500 * time.Millisecond
+	watchBridgeLeast  = 1200 * time.Millisecond // LACP speakers without a partner speak once a second
 	watchProgramLeast = 1500 * time.Millisecond
 )
 
@@ -52,6 +53,7 @@ type Observed struct {
 	// Dropped is what the kernel dropped while pings that had stayed unanswered were sent
 	// again.
 	Dropped []KernelDrop
+	HostSide
 	// StackAfter is the stack's side after the probes.
 	StackAfter *Stack
 }
@@ -65,6 +67,11 @@ type probing struct {
 	// st is nil for ModeProgram.
 	st   station
 	wait sync.WaitGroup
+	// last is called on the thread when all answers are there or will not come.
+	last []func()
+
+	mu      sync.Mutex
+	repeats []func(context.Context) // see again
 }
 
 // Go runs what waits for an answer, and may not be called on another thread.
@@ -75,7 +82,7 @@ type prober func(ctx context.Context, p *probing)
 
 func probers() []prober {
 	// The stack asks first: a question of the host's would tell it the host's MAC.
-	return []prober{probeMarker, probeFromStack, probeARP, probeAllNodes, probeFromHost}
+	return []prober{probeHostSide, probeMarker, probeFromStack, probeARP, probeAllNodes, probeFromHost, probeBeyond, probeDNS}
 }
 
 // probe sends the probes and puts what they saw into env.Observed.
@@ -104,11 +111,17 @@ func probe(ctx context.Context, cfg *Config, env *Environment) (err error) {
 		f(ctx, p)
 	}
 	least := watchLeast
+	if len(env.Network.Ports) > 0 {
+		least = watchBridgeLeast
+	}
 	if env.Mode == ModeProgram {
 		least = watchProgramLeast
 	}
 	sleep(ctx, least)
 	p.wait.Wait()
+	for _, f := range p.last {
+		f()
+	}
 	if env.Mode == ModeProgram && w != nil {
 		awaitProgram(ctx, env, w)
 	}
@@ -116,7 +129,7 @@ func probe(ctx context.Context, cfg *Config, env *Environment) (err error) {
 		w.stop()
 		o.Frames, o.Lost = w.seen()
 	}
-	if o.unanswered() && Judge(env).baffled() {
+	if (o.unanswered() || len(p.repeats) > 0) && Judge(env).baffled() {
 		o.Dropped = traceDrops(ctx, p)
 	}
 	o.Took = time.Since(begin)

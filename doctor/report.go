@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -45,10 +46,10 @@ func (r *Report) broken() bool {
 	return false
 }
 
-// baffled reports whether no cause was found but that something does not work.
+// baffled reports whether no cause was found but that something does not answer.
 func (r *Report) baffled() bool {
 	for _, f := range r.Findings() {
-		if f.Cause != CauseUnexplained {
+		if !slices.Contains([]string{CauseUnanswered, CauseFirewall, CauseMasquerade, CauseUnknownBeyond, CauseDNS, CauseUnexplained}, f.Cause) {
 			return false
 		}
 	}

@@ -40,6 +40,7 @@ func (f *Frame) etherType() uint16     { return binary.BigEndian.Uint16(f.Data[1
 type watcher struct {
 	files []*os.File
 	done  sync.WaitGroup
+	keep  func(*Frame) bool // nil keeps all
 
 	mu     sync.Mutex
 	frames []Frame
@@ -49,8 +50,11 @@ type watcher struct {
 
 // watch begins to collect the frames of the named interfaces, in the namespace of the
 // calling thread. It needs CAP_NET_RAW.
-func watch(names []string) (*watcher, error) {
-	w := &watcher{}
+func watch(names []string) (*watcher, error) { return watchFor(names, nil) }
+
+// watchFor is watch for the frames that keep reports true of.
+func watchFor(names []string, keep func(*Frame) bool) (*watcher, error) {
+	w := &watcher{keep: keep}
 	for _, name := range names {
 		fd, err := packetSocket(name, unix.ETH_P_ALL)
 		if err != nil {
@@ -145,6 +149,9 @@ func isPartial(oob []byte) bool {
 
 // add keeps a frame. ARP is kept apart, so that other traffic does not crowd it out.
 func (w *watcher) add(f Frame) {
+	if w.keep != nil && !w.keep(&f) {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	isARP := len(f.Data) >= 14 && f.etherType() == unix.ETH_P_ARP

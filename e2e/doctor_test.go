@@ -82,6 +82,12 @@ func patient(t testing.TB, host *netlab.NS, spec string, more ...string) *daemon
 // answerDNS answers every question of UDP with what a server says that knows nothing.
 func answerDNS(t testing.TB, ns *netlab.NS, address string) {
 	t.Helper()
+	serveUDP(t, ns, address, func(b []byte) { b[2] |= 0x80 }) // a response (RFC 1035 section 4.1.1)
+}
+
+// serveUDP makes of every question of DNS the answer; one that it leaves as it was gets none.
+func serveUDP(t testing.TB, ns *netlab.NS, address string, answer func(b []byte)) {
+	t.Helper()
 	var pc net.PacketConn
 	var err error
 	ns.Do(t, func() { pc, err = net.ListenPacket("udp4", address) })
@@ -97,8 +103,10 @@ func answerDNS(t testing.TB, ns *netlab.NS, address string) {
 			if err != nil {
 				return
 			}
-			if n >= 12 {
-				buf[2] |= 0x80 // a response (RFC 1035 section 4.1.1)
+			if n < 12 {
+				continue
+			}
+			if answer(buf[:n]); buf[2]&0x80 != 0 {
 				pc.WriteTo(buf[:n], from)
 			}
 		}

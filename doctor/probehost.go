@@ -1,0 +1,194 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A Way is where the host's packets for an address go.
+type Way struct {
+	// Link is the interface, "" where there is none.
+	Link string
+	// Route is what leads there, "default" or a prefix.
+	Route string
+	Err   error
+}
+
+// A Beyond is what became of pings to a station that the host reaches over another
+// interface than the tap: the gateway of its default route.
+type Beyond struct {
+	To     netip.Addr
+	Uplink string
+	// FromStack is the stack's, through the host; FromHost is the host's own.
+	FromStack, FromHost Ping
+	// Left is the stack's request as it left the uplink, nil if it did not, and Source is
+	// the address that it had there.
+	Left   *Frame
+	Source netip.Addr
+}
+
+// HostSide is what the probes saw of the host as a router. It is part of Observed.
+type HostSide struct {
+	// Ways are where the host's packets to the stack's addresses go.
+	Ways map[netip.Addr]Way
+	// Beyond is empty where the host is no router of the stack's.
+	Beyond []Beyond
+	// Chains and Conntrack are as after the probes.
+	Chains    []Chain
+	Conntrack Conntrack
+	// Netstat is by how much each counter of /proc/net/netstat rose.
+	Netstat map[string]uint64
+	// DNS is what came of a question to each of the stack's servers.
+	DNS []DNSAnswer
+}
+
+// probeHostSide looks at what is known only now that the stack is there.
+func probeHostSide(_ context.Context, p *probing) {
+	gatherPorts(p.env)
+	if p.env.Stack == nil {
+		return
+	}
+	h := &p.env.Observed.HostSide
+	h.Ways = map[netip.Addr]Way{}
+	for _, prefix := range p.env.Stack.prefixes() {
+		if ip := prefix.Addr(); !ip.IsLinkLocalUnicast() {
+			h.Ways[ip] = wayTo(p.env, ip)
+		}
+	}
+	before := readNetstat("/proc/thread-self/net/netstat")
+	p.last = append(p.last, func() {
+		h.Netstat = readNetstat("/proc/thread-self/net/netstat")
+		for name, n := range before {
+			h.Netstat[name] -= min(n, h.Netstat[name])
+		}
+		h.Conntrack = readConntrack("/proc")
+		h.Chains, _ = listChains() // what it was before is known, or said in a note
+	})
+}
+
+// wayTo asks the kernel for its route to an address.
+func wayTo(env *Environment, ip netip.Addr) Way {
+	routes, err := netlink.RouteGet(ip.AsSlice())
+	if err != nil {
+		return Way{Err: err}
+	}
+	if len(routes) == 0 {
+		return Way{Err: unix.ENETUNREACH}
+	}
+	w := Way{Link: env.nameOf(routes[0].LinkIndex), Route: "default"}
+	// RouteGet has the answer for the address alone: what it came from is looked up.
+	bits := -1
+	for _, r := range env.Routes {
+		if p, ok := prefixOf(r.Dst); ok && r.LinkIndex == routes[0].LinkIndex && r.Type == unix.RTN_UNICAST && p.Contains(ip) && p.Bits() > bits {
+			bits = p.Bits()
+			w.Route = p.String()
+		}
+	}
+	if bits == 0 {
+		w.Route = "default"
+	}
+	return w
+}
+
+// defaultRoute returns the host's best default route of a family that leads away from
+// the tap, nil without one.
+func (e *Environment) defaultRoute(v4 bool) (best *netlink.Route) {
+	host := e.Host()
+	if host == nil {
+		return nil
+	}
+	for i := range e.Routes {
+		r := &e.Routes[i]
+		isV4 := r.Family == unix.AF_INET
+		if p, ok := prefixOf(r.Dst); isV4 != v4 || r.Dst != nil && (!ok || p.Bits() != 0) {
+			continue
+		}
+		index := r.LinkIndex
+		if index == 0 && len(r.MultiPath) > 0 {
+			index = r.MultiPath[0].LinkIndex
+		}
+		if r.Type != unix.RTN_UNICAST || index <= 1 || index == host.Attrs().Index || index == e.Interface(e.Link).Attrs().Index {
+			continue
+		}
+		if best == nil || r.Priority < best.Priority {
+			best = r
+		}
+	}
+	return best
+}
+
+// usesHost reports whether the stack's gateway of a family is the host.
+func (e *Environment) usesHost(v4 bool) bool {
+	return e.Stack != nil && slices.ContainsFunc(e.Stack.gateways(), func(gw netip.Addr) bool { return gw.Is4() == v4 && e.isHosts(gw) })
+}
+
+// beyondTries is how often a ping through the host is sent, and beyondLimit how long
+// each may take.
+const (
+	beyondTries = 2
+	beyondLimit = time.Second
+)
+
+// probeBeyond has stack and host ping what the host reaches by its default route.
+func probeBeyond(ctx context.Context, p *probing) {
+	for _, v4 := range []bool{true, false} {
+		r := p.env.defaultRoute(v4)
+		if r == nil || !p.env.usesHost(v4) {
+			continue
+		}
+		to, ok := netip.AddrFromSlice(r.Gw)
+		if to = to.Unmap(); !ok || to.IsLinkLocalUnicast() || to.Is4() != v4 {
+			continue
+		}
+		b := Beyond{To: to, Uplink: p.env.nameOf(r.LinkIndex)}
+		w, err := watchFor([]string{b.Uplink}, func(f *Frame) bool { return isEchoTo(f, to) })
+		if err != nil {
+			continue // it is in the notes that frames cannot be watched
+		}
+		wait := pingFromHost(to, beyondLimit)
+		p.Go(func() {
+			defer w.stop()
+			b.FromHost = wait()
+			begin := time.Now()
+			for range beyondTries {
+				if b.FromStack = pingFromStack(ctx, p.st, to, 56, beyondLimit); b.FromStack.Answered() || errors.Is(b.FromStack.Err, unix.EHOSTUNREACH) {
+					break
+				}
+			}
+			frames, _ := w.seen()
+			for i := range frames {
+				if f := &frames[i]; f.At.After(begin) {
+					packet, _ := parseIP(f.Data, f.Len)
+					b.Left, b.Source = f, packet.src
+				}
+			}
+			if b.FromHost.Answered() && !b.FromStack.Answered() {
+				p.again(func(ctx context.Context) { pingFromStack(ctx, p.st, to, 56, traceLimit) })
+			}
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.env.Observed.HostSide.Beyond = append(p.env.Observed.HostSide.Beyond, b)
+		})
+	}
+}
+
+// isEchoTo reports whether a frame that was sent has an echo request for an address.
+func isEchoTo(f *Frame, to netip.Addr) bool {
+	packet, ok := parseIP(f.Data, f.Len)
+	return f.Out && ok && packet.dst == to && len(packet.payload) > 0 &&
+		(packet.proto == unix.IPPROTO_ICMP && packet.payload[0] == echoRequest4 || packet.proto == unix.IPPROTO_ICMPV6 && packet.payload[0] == echoRequest6)
+}
+
+// again has a probe that stayed unanswered sent once more, while the kernel's drops are
+// looked at.
+func (p *probing) again(f func(context.Context)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.repeats = append(p.repeats, f)
+}
