@@ -15,7 +15,7 @@ import (
 // and then for the frame that it is a step of to be told of.
 const (
 	orderWindow = 30 * time.Millisecond
-	frameWindow = 30 * time.Millisecond
+	frameWindow = 100 * time.Millisecond
 )
 
 // A Merge puts the steps of a stack and those of the kernel into one order of time, and

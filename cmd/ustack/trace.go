@@ -156,7 +156,7 @@ func (t *traceSession) close() {
 }
 
 // settleTime is how long the kernel's steps of the last frames are waited for.
-const settleTime = 100 * time.Millisecond
+const settleTime = 250 * time.Millisecond
 
 // run passes on what comes until the stack's side ends.
 func (t *traceSession) run(lines *json.Decoder, stream *control.Stream) error {
