@@ -135,17 +135,25 @@ func (m *Merge) packet(number uint64) *packetSeen {
 
 // isOurs reports whether a step is about the stack, as far as it shows.
 func (m *Merge) isOurs(e *kernel.Event) bool {
-	if len(e.Head) > 0 && m.Filter != nil && (e.NoEth || !m.Filter.Match(filter.Meta{WireLen: e.Len, Dropped: e.Step == kernel.Drop}, e.Head)) {
-		return false
+	if len(e.Head) > 0 && m.Filter != nil {
+		meta := filter.Meta{In: !m.isMAC(e.Head, 6), WireLen: e.Len, Dropped: e.Step == kernel.Drop}
+		if e.NoEth || !m.Filter.Match(meta, e.Head) {
+			return false
+		}
 	}
 	if e.Dev == m.Link {
 		return m.Filter == nil || len(e.Head) > 0
 	}
-	if e.NoEth || len(e.Head) < 14 {
+	return !e.NoEth && (m.isMAC(e.Head, 0) || m.isMAC(e.Head, 6))
+}
+
+// isMAC reports whether one of the stack's addresses is at an offset of a frame.
+func (m *Merge) isMAC(frame []byte, at int) bool {
+	if len(frame) < 14 {
 		return false
 	}
 	for _, mac := range m.MACs {
-		if string(e.Head[:6]) == string(mac) || string(e.Head[6:12]) == string(mac) {
+		if string(frame[at:at+6]) == string(mac) {
 			return true
 		}
 	}

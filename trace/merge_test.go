@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ustack/ustack/capture/filter"
 	"github.com/ustack/ustack/trace/kernel"
 )
 
@@ -89,6 +90,23 @@ func TestMergeRepeated(t *testing.T) {
 	for i := range want {
 		if frames[i] != want[i] {
 			t.Fatalf("steps are of the frames %v, want %v", frames, want)
+		}
+	}
+}
+
+// TestMergeFilter: what only the kernel has seen is selected as the stack's frames are.
+func TestMergeFilter(t *testing.T) {
+	for expr, want := range map[string]int{"arp": 2, "arp and in": 1, "out and dropped": 1, "udp": 0, "arp and not dropped": 0} {
+		f, err := filter.Parse(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := Merge{Link: "tap0", MACs: []net.HardwareAddr{{2, 0, 0, 0, 0, 4}}, Filter: f}
+		for i, src := range []byte{4, 5} {
+			m.Kernel(kernel.Event{Mono: at(i), Step: kernel.Drop, Dev: "tap0", Head: arpFrame(src, 9), Len: 42})
+		}
+		if got := len(drainMerge(&m)); got != want {
+			t.Errorf("%s: %d steps, want %d", expr, got, want)
 		}
 	}
 }

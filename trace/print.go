@@ -57,7 +57,7 @@ func (p *Printer) Print(r *Record) error {
 		case r.Summary == "":
 			way = "a packet of which the kernel does not show what it is"
 		default:
-			way = "only the kernel has seen"
+			way = "seen by the kernel"
 		}
 		fmt.Fprintln(p.w, strings.TrimRight(fmt.Sprintf("%-6s %s  %s", name, way, plain(r.Summary)), " "))
 	}
