@@ -47,8 +47,8 @@ type Record struct {
 	// Link is the index of the frame's Point among those captured, Queue the number of the
 	// device's queue.
 	Link, Queue int
-	// In says that the frame was on its way to the stack.
-	In bool
+	// In says that the frame was on its way to the stack. NoWay says that a file does not tell.
+	In, NoWay bool
 	// Len is the length of the frame in bytes, Data its beginning.
 	Len  int
 	Data []byte

@@ -48,10 +48,12 @@ type Output struct {
 	file   *os.File // nil for Stdout
 	number int
 	size   int64
+	older  bool  // file has what it had before
 	err    error // of an earlier Write
 }
 
-// NewOutput makes the first file.
+// NewOutput makes the first file. What an older one of its name has stays until there is something
+// to store: a capture may be refused.
 func NewOutput(cfg OutputConfig) (*Output, error) {
 	o := &Output{cfg: cfg}
 	if cfg.Name == "-" {
@@ -73,11 +75,11 @@ func (o *Output) name() string {
 }
 
 func (o *Output) open() error {
-	f, err := os.OpenFile(o.name(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(o.name(), os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
-	o.file, o.size = f, 0
+	o.file, o.size, o.older = f, 0, true
 	return nil
 }
 
@@ -215,6 +217,12 @@ func (o *Output) put(b []byte, packets uint64) {
 		}
 		return
 	}
+	if o.older {
+		if o.err = o.cut(0); o.err != nil {
+			return
+		}
+		o.older = false
+	}
 	n, err := o.file.Write(b)
 	if err == nil {
 		o.size, o.packets = o.size+int64(n), o.packets+packets
@@ -232,12 +240,17 @@ func (o *Output) put(b []byte, packets uint64) {
 		whole += size
 		o.size += int64(size)
 	}
-	// A pipe or a device cannot be cut.
-	if info, err := o.file.Stat(); err == nil && info.Mode().IsRegular() {
-		if err := o.file.Truncate(o.size); err != nil {
-			o.err = errors.Join(o.err, err)
-		}
+	if err := o.cut(o.size); err != nil {
+		o.err = errors.Join(o.err, err)
 	}
+}
+
+// cut makes the file size bytes long. A pipe or a device cannot be cut.
+func (o *Output) cut(size int64) error {
+	if info, err := o.file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	return o.file.Truncate(size)
 }
 
 // Close closes the file. The error of a Write is not repeated.

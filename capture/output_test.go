@@ -205,3 +205,35 @@ func TestOutputErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestOlderFile: what a file has stays until there is something to store in it.
+func TestOlderFile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "a.pcapng")
+	older := bytes.Repeat([]byte("older "), 4000)
+	if err := os.WriteFile(name, older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, refused := range []bool{true, false} {
+		o, err := capture.NewOutput(capture.OutputConfig{Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !refused {
+			if _, err := o.Write(section(t, numbered(3, 60))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !refused {
+			break
+		}
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, older) {
+			t.Errorf("%d bytes, %v: not what there was", len(got), err)
+		}
+	}
+	if got := inFile(t, name); !bytes.Equal(got, []byte{0, 1, 2}) {
+		t.Errorf("frames %v", got)
+	}
+}

@@ -115,11 +115,13 @@ func (w *Writer) write(r *Record) error {
 	if w.sec.SnapLen > 0 && len(data) > w.sec.SnapLen {
 		data = data[:w.sec.SnapLen]
 	}
-	flags := pcapgo.NgEpbFlags{Direction: pcapgo.NgEpbFlagDirectionOutbound}
-	if r.In {
-		flags.Direction = pcapgo.NgEpbFlagDirectionInbound
+	opts := pcapgo.NgPacketOptions{Comments: r.comments()}
+	if !r.NoWay {
+		opts.Flags = &pcapgo.NgEpbFlags{Direction: pcapgo.NgEpbFlagDirectionOutbound}
+		if r.In {
+			opts.Flags.Direction = pcapgo.NgEpbFlagDirectionInbound
+		}
 	}
-	opts := pcapgo.NgPacketOptions{Flags: &flags, Comments: r.comments()}
 	if r.Queue > 0 {
 		number := uint32(r.Queue)
 		opts.Queue = &number

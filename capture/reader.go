@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -21,6 +22,9 @@ type Reader struct {
 	old  *pcapgo.Reader
 	rec  Record
 	more *bufio.Reader
+
+	foreign     int // frames left out
+	foreignType layers.LinkType
 }
 
 // NewReader reads the beginning of a file.
@@ -64,8 +68,8 @@ func unexpected(err error) error {
 	return err
 }
 
-// Read returns the next record, which is valid until the next call. In a file without directions
-// all frames count as sent. The error is io.EOF at the end.
+// Read returns the next record, which is valid until the next call. Frames of other links than
+// Ethernet are left out; that there were any is the error at the end, which is io.EOF otherwise.
 func (r *Reader) Read() (_ *Record, err error) {
 	defer noPanic(&err)
 	for {
@@ -77,15 +81,29 @@ func (r *Reader) Read() (_ *Record, err error) {
 		} else {
 			data, ci, err = r.old.ReadPacketData()
 		}
+		if err == io.EOF && r.foreign > 0 {
+			return nil, fmt.Errorf("%d of its frames are left out, as they are %v: only Ethernet is understood", r.foreign, r.foreignType)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if len(ci.AncillaryData) > 0 && ci.AncillaryData[0] != layers.LinkTypeEthernet {
-			continue
+		if len(ci.AncillaryData) > 0 {
+			if t, ok := ci.AncillaryData[0].(layers.LinkType); ok && t != layers.LinkTypeEthernet {
+				r.foreign, r.foreignType = r.foreign+1, t
+				continue
+			}
 		}
-		r.rec = Record{Time: ci.Timestamp, Link: ci.InterfaceIndex, Len: ci.Length, Data: data}
+		if ci.Timestamp.IsZero() {
+			ci.Timestamp = time.Unix(0, 0) // a simple packet block has none
+		}
+		r.rec = Record{Time: ci.Timestamp, Link: ci.InterfaceIndex, Len: ci.Length, Data: data, NoWay: true}
 		if opts.Flags != nil {
-			r.rec.In = opts.Flags.Direction == pcapgo.NgEpbFlagDirectionInbound
+			switch opts.Flags.Direction {
+			case pcapgo.NgEpbFlagDirectionInbound:
+				r.rec.In, r.rec.NoWay = true, false
+			case pcapgo.NgEpbFlagDirectionOutbound:
+				r.rec.NoWay = false
+			}
 		}
 		if opts.Queue != nil {
 			r.rec.Queue = int(*opts.Queue & 0xffff)

@@ -40,6 +40,8 @@ import (
 type Meta struct {
 	// In says that the stack received it, or was about to; else the stack sent it.
 	In bool
+	// NoWay says that neither is known.
+	NoWay bool
 	// Dropped says that some part of ustack dropped it.
 	Dropped bool
 	// WireLen is the length of the whole frame in bytes, of which the bytes given

@@ -91,7 +91,7 @@ func (p *parser) alone() (c pred, ok bool, err error) {
 	case p.tok.is("in", "inbound"):
 		c = func(k packet) bool { return k.m.In }
 	case p.tok.is("out", "outbound"):
-		c = func(k packet) bool { return !k.m.In }
+		c = func(k packet) bool { return !k.m.In && !k.m.NoWay }
 	case p.tok.is("dropped"):
 		p.verdict = true
 		c = func(k packet) bool { return k.m.Dropped }

@@ -97,7 +97,9 @@ joined by and, or, not and parentheses. Names of hosts are asked from the stack'
 		// Whoever reads the output may have enough: that is no error, and there is the end
 		// of the capture to come.
 		signal.Ignore(syscall.SIGPIPE)
-		err := a.capture(cmd.Context(), f)
+		ctx, stop := untilInterrupted(cmd.Context())
+		defer stop()
+		err := a.capture(ctx, f)
 		if errors.Is(err, syscall.EPIPE) {
 			return nil
 		}
@@ -169,11 +171,22 @@ func (a *app) output(f *captureFlags) (*capture.Output, error) {
 	return out, nil
 }
 
+// untilInterrupted ends with SIGINT, too, also where that is ignored, as it is for what a script
+// has in the background: scripts end tcpdump so.
+func untilInterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second one kills
+	return ctx, stop
+}
+
 // ask begins a capture of the daemon's frames. What stops ctx asks for its end.
 func (a *app) ask(ctx context.Context, f *captureFlags) (*control.Stream, error) {
 	s, err := a.client().Capture(ctx, control.CaptureOptions{
 		Filter: f.expr, Link: f.link, SnapLen: f.snap, Count: uint64(f.count), Split: f.split, Buffer: f.bufferKiB << 10,
 	})
+	if err != nil && ctx.Err() != nil {
+		return nil, errors.New("capture: interrupted before it began")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -247,6 +260,9 @@ func (a *app) replay(ctx context.Context, f *captureFlags) (err error) {
 			return fmt.Errorf("capture: %w", err)
 		}
 		defer file.Close()
+		if same(file, f.write) {
+			return fmt.Errorf("capture: -w %s is the file that is read: use another name", printable(f.write))
+		}
 		in = file
 	}
 	r, err := capture.NewReader(in)
@@ -261,6 +277,16 @@ func (a *app) replay(ctx context.Context, f *captureFlags) (err error) {
 	return a.each(ctx, f, r, p.print)
 }
 
+// same says whether name is a file's.
+func same(file *os.File, name string) bool {
+	a, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(name)
+	return err == nil && a.Mode().IsRegular() && os.SameFile(a, b)
+}
+
 // each calls do with the records that the filter selects.
 func (a *app) each(ctx context.Context, f *captureFlags, r *capture.Reader, do func(r *capture.Reader, rec *capture.Record) error) error {
 	for n := 0; ctx.Err() == nil && (f.count == 0 || n < f.count); {
@@ -271,7 +297,7 @@ func (a *app) each(ctx context.Context, f *captureFlags, r *capture.Reader, do f
 		if err != nil {
 			return fmt.Errorf("capture: read %s: %w", printable(f.read), err)
 		}
-		if !f.filter.Match(filter.Meta{In: rec.In, Dropped: rec.Drop != "", WireLen: rec.Len}, rec.Data) {
+		if !f.filter.Match(filter.Meta{In: rec.In, NoWay: rec.NoWay, Dropped: rec.Drop != "", WireLen: rec.Len}, rec.Data) {
 			continue
 		}
 		n++

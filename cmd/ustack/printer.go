@@ -47,10 +47,16 @@ func (p *printer) print(r *capture.Reader, rec *capture.Record) error {
 	p.out.WriteString(p.time(rec.Time))
 	if f.verbose > 0 || r.Interfaces() > 1 {
 		way := "Out"
-		if rec.In {
+		switch {
+		case rec.In:
 			way = "In "
+		case rec.NoWay:
+			way = "?  "
 		}
-		fmt.Fprintf(p.out, "%s %s ", printable(r.Interface(rec.Link).Name), way)
+		if name := r.Interface(rec.Link).Name; name != "" {
+			fmt.Fprintf(p.out, "%s ", printable(name))
+		}
+		fmt.Fprintf(p.out, "%s ", way)
 	}
 	o := show.Options{
 		Ether: f.ether, Verbose: f.verbose > 0, WireLen: rec.Len, PartialChecksum: rec.Offload.NeedsCsum, Streams: p.streams,

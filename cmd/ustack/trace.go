@@ -84,7 +84,9 @@ FILTER is an expression as 'ustack capture' takes it: "icmp", "host 10.0.0.5 and
 			return &usageError{err}
 		}
 		signal.Ignore(syscall.SIGPIPE)
-		err := a.trace(cmd.Context(), f)
+		ctx, stop := untilInterrupted(cmd.Context())
+		defer stop()
+		err := a.trace(ctx, f)
 		if errors.Is(err, syscall.EPIPE) {
 			return nil
 		}
