@@ -103,8 +103,8 @@ type environment struct {
 	image *image
 }
 
-// prepare makes the program's environment.
-func prepare(cfg stageConfig, o order) (*environment, error) {
+// prepare makes the program's environment. image waits for what startImage has begun.
+func prepare(cfg stageConfig, o order, image func() (*image, error)) (*environment, error) {
 	// `ustack ss` shows it as the owner of the program's sockets.
 	_ = os.WriteFile("/proc/self/comm", []byte("run:"+filepath.Base(o.Path)), 0)
 	e := &environment{}
@@ -114,10 +114,8 @@ func prepare(cfg stageConfig, o order) (*environment, error) {
 	imaged := make(chan error, 1)
 	go func() { // beside the mounts; both mostly wait for the kernel
 		var err error
-		if cfg.Net {
-			if e.image, err = newImage(); err == nil && cfg.State != nil {
-				e.image.update(*cfg.State)
-			}
+		if e.image, err = image(); e.image != nil && cfg.State != nil {
+			e.image.update(*cfg.State)
 		}
 		imaged <- err
 	}()

@@ -50,9 +50,9 @@ type front struct {
 type stageConfig struct {
 	Socket  []byte // JSON has no other text than UTF-8
 	Verbose bool
-	// Net and Mount say which namespaces the supervisor was started in.
-	Net, Mount bool
-	// State is what they are to look like.
+	// Mount says that the mount namespace is the program's own.
+	Mount bool
+	// State is what its namespaces are to look like.
 	State *control.Status `json:",omitempty"`
 }
 
@@ -101,7 +101,7 @@ func startSupervisor(ctx context.Context, cfg Config) (*front, error) {
 	var b []byte
 	if err == nil {
 		b, err = json.Marshal(stageConfig{
-			Socket: []byte(socket), Verbose: cfg.Verbose, Net: around.net, Mount: around.mount, State: st.Status,
+			Socket: []byte(socket), Verbose: cfg.Verbose, Mount: around.mount, State: st.Status,
 		})
 	}
 	if err == nil {
@@ -147,7 +147,7 @@ func (f *front) startSupervisor(around surroundings, end int) error {
 		env = os.Environ()
 	}
 	o := order{
-		FD: free, Group: unix.Getpgrp(), Ignore: ignoredSignals(), Drop: around.user && os.Geteuid() != 0,
+		FD: free, Group: unix.Getpgrp(), Ignore: ignoredSignals(), Drop: around.user && os.Geteuid() != 0, Net: around.net,
 		Path: f.cfg.Path, Args: f.cfg.Args,
 	}
 	pid, err := syscall.ForkExec("/proc/self/exe", o.argv(), &syscall.ProcAttr{

@@ -35,6 +35,26 @@ type imageRoute struct {
 	gw   netip.Addr
 }
 
+// startImage begins to make the image, if there is to be one, and returns what waits for it.
+func startImage(o order) func() (*image, error) {
+	if !o.Net {
+		return func() (*image, error) { return nil, nil }
+	}
+	type result struct {
+		image *image
+		err   error
+	}
+	made := make(chan result, 1)
+	go func() {
+		m, err := newImage()
+		made <- result{m, err}
+	}()
+	return func() (*image, error) {
+		r := <-made
+		return r.image, r.err
+	}
+}
+
 // newImage brings the loopback interface up.
 func newImage() (*image, error) {
 	// The kernel is not to add addresses or packets of its own. Without IPv6 it does neither.

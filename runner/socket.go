@@ -163,7 +163,7 @@ func (sup *supervisor) newSocket(domain, typ, proto, flags int) (*socket, int, s
 func (sup *supervisor) socketCall(c *call) verdict {
 	domain, typ, proto := int(int32(c.args[0])), int(int32(c.args[1])), int(int32(c.args[2]))
 	if domain == unix.AF_PACKET {
-		if sup.cfg.Net {
+		if sup.order.Net {
 			sup.say("packet sockets see an interface without a packet here: frames are the stack's own")
 		}
 		return native

@@ -35,17 +35,19 @@ type order struct {
 	Ignore uint64
 	// Drop gives up all capabilities before the program begins.
 	Drop bool
+	// Net says that the network namespace is the program's own.
+	Net bool
 	// Path is the program's file, Args its argument list.
 	Path string
 	Args []string
 }
 
-const fixedArgs = 6 // before Args
+const fixedArgs = 7 // before Args
 
 // argv is the argument list with which an executable becomes the supervisor.
 func (o order) argv() []string {
 	return append([]string{
-		supervisorName, strconv.Itoa(o.FD), strconv.Itoa(o.Group), strconv.FormatUint(o.Ignore, 16), strconv.FormatBool(o.Drop), o.Path,
+		supervisorName, strconv.Itoa(o.FD), strconv.Itoa(o.Group), strconv.FormatUint(o.Ignore, 16), strconv.FormatBool(o.Drop), strconv.FormatBool(o.Net), o.Path,
 	}, o.Args...)
 }
 
@@ -53,11 +55,12 @@ func parseOrder(argv []string) (o order, err error) {
 	if len(argv) < fixedArgs {
 		return o, syscall.EINVAL
 	}
-	var errs [4]error
+	var errs [5]error
 	o.FD, errs[0] = strconv.Atoi(argv[1])
 	o.Group, errs[1] = strconv.Atoi(argv[2])
 	o.Ignore, errs[2] = strconv.ParseUint(argv[3], 16, 64)
 	o.Drop, errs[3] = strconv.ParseBool(argv[4])
-	o.Path, o.Args = argv[5], argv[fixedArgs:]
+	o.Net, errs[4] = strconv.ParseBool(argv[5])
+	o.Path, o.Args = argv[6], argv[fixedArgs:]
 	return o, errors.Join(errs[:]...)
 }

@@ -17,18 +17,21 @@ import (
 
 // A supervisor answers the calls of one program and all that it starts.
 type supervisor struct {
-	cfg      stageConfig
-	order    order
-	passed   []int // descriptors for the program
-	front    *os.File
-	env      *environment
-	arch     *arch
-	names    map[int32]sysno
-	notifier notifier
-	daemon   *daemon
-	meeting  *meeting
-	procs    procs
-	table    table
+	cfg    stageConfig
+	order  order
+	passed []int // descriptors for the program
+	front  *os.File
+	env    *environment
+	// image waits for what startImage has begun. steadfast is closed when signals end the supervisor no more.
+	image     func() (*image, error)
+	steadfast chan struct{}
+	arch      *arch
+	names     map[int32]sysno
+	notifier  notifier
+	daemon    *daemon
+	meeting   *meeting
+	procs     procs
+	table     table
 	// listeners are those of the table that listen on TCP ports.
 	listeners listeners
 	told      told
@@ -55,10 +58,17 @@ type supervisor struct {
 func supervisorMain(o order) int {
 	unix.CloseOnExec(o.FD)
 	passed, _ := passedDescriptors()
-	// It ends after the program, whatever is sent to all processes of a service. Signals that are
-	// ignored would be so in the program.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	sup := &supervisor{order: o, passed: passed, front: os.NewFile(uintptr(o.FD), "front"), arch: nativeArch(runtime.GOARCH)}
+	// The image and the signals are beside the configuration: both take the kernel a while.
+	sup := &supervisor{
+		order: o, passed: passed, front: os.NewFile(uintptr(o.FD), "front"), arch: nativeArch(runtime.GOARCH),
+		image: startImage(o), steadfast: make(chan struct{}),
+	}
+	go func() {
+		defer close(sup.steadfast)
+		// It ends after the program, whatever is sent to all processes of a service. Signals that are
+		// ignored would be so in the program.
+		signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	}()
 	line, err := bufio.NewReader(sup.front).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &sup.cfg)
@@ -115,7 +125,7 @@ func (sup *supervisor) run() (err error) {
 	}
 	connected := make(chan error, 1)
 	go func() { connected <- sup.daemon.open(sup.ctx) }()
-	sup.env, err = prepare(sup.cfg, sup.order)
+	sup.env, err = prepare(sup.cfg, sup.order, sup.image)
 	if cerr := <-connected; cerr != nil {
 		err = cerr
 	}
@@ -125,6 +135,7 @@ func (sup *supervisor) run() (err error) {
 	if err := mayWatch(); err != nil {
 		return &LaunchError{Step: "watch", Path: sup.order.Path, Err: err}
 	}
+	<-sup.steadfast
 	pid, err := sup.launch()
 	if err != nil {
 		return err
