@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // try runs a command line in this process.
@@ -98,6 +101,25 @@ func TestManualPages(t *testing.T) {
 		text, err := os.ReadFile(filepath.Join(dir, page+".1"))
 		if err != nil || !bytes.Contains(text, []byte(".SH SYNOPSIS")) {
 			t.Errorf("%s: %v", page, err)
+		}
+	}
+}
+
+func TestManualPageIsAsWritten(t *testing.T) {
+	cmd := &cobra.Command{
+		Use: "odd NAME", Short: `prints \n and 'quotes'`, Run: func(*cobra.Command, []string) {},
+		Long:    "First line\n.not a request\n\n  as it is -x\n\nLast *words* of snake_case.",
+		Example: "  odd ~/x",
+	}
+	cmd.Flags().String("file", "", "read `FILE` first")
+	page := string(manPage(cmd, time.Unix(0, 0).UTC()))
+	for _, want := range []string{
+		".TH \"ODD\" 1 \"1970-01-01\"", "odd \\- prints \\en and \\(aqquotes\\(aq\n", ".B odd NAME [flags]\n",
+		"First line\n\\&.not a request\n.PP\n.EX\n  as it is \\-x\n.EE\n.PP\nLast *words* of snake_case.\n",
+		"\\-\\-file FILE   read FILE first\n", ".SH EXAMPLES\n.EX\n  odd \\(ti/x\n.EE\n",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in\n%s", want, page)
 		}
 	}
 }

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
 )
 
 func (a *app) manCommand() *cobra.Command {
@@ -22,18 +26,114 @@ that date, so that builds can be reproduced.`,
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("manual pages: %w", err)
 			}
-			// GenManTree fills in SOURCE_DATE_EPOCH only where there is no date.
-			header := &doc.GenManHeader{Title: "USTACK", Section: "1", Source: "ustack " + versionText(), Manual: "ustack"}
-			if a.Getenv("SOURCE_DATE_EPOCH") == "" {
-				now := time.Now()
-				header.Date = &now
+			date := time.Now()
+			if epoch := a.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
+				n, err := strconv.ParseInt(epoch, 10, 64)
+				if err != nil {
+					return fmt.Errorf("SOURCE_DATE_EPOCH %q: not a number of seconds", epoch)
+				}
+				date = time.Unix(n, 0).UTC()
 			}
-			root := cmd.Root()
-			root.DisableAutoGenTag = true
-			if err := doc.GenManTree(root, header, args[0]); err != nil {
-				return fmt.Errorf("manual pages in %s: %w", args[0], err)
-			}
-			return nil
+			return writeManPages(cmd.Root(), args[0], date)
 		},
 	}
+}
+
+// writeManPages writes the pages of a command and of all below it. cobra's own generator makes them by way of
+// Markdown: what that needs would begin with every ustack, and the texts are not Markdown.
+func writeManPages(cmd *cobra.Command, dir string, date time.Time) error {
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			if err := writeManPages(sub, dir, date); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, manName(cmd)+".1"), manPage(cmd, date), 0o644); err != nil {
+		return fmt.Errorf("manual page of %s: %w", cmd.CommandPath(), err)
+	}
+	return nil
+}
+
+// manName is the name of a command's page.
+func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
+
+// manPage is the page of a command (man-pages(7), groff_man(7)).
+func manPage(cmd *cobra.Command, date time.Time) []byte {
+	var b bytes.Buffer
+	section := func(title string) { fmt.Fprintf(&b, ".SH %s\n", title) }
+	asIs := func(text string) {
+		fmt.Fprintf(&b, ".EX\n%s\n.EE\n", roff(strings.Trim(text, "\n")))
+	}
+	fmt.Fprintf(&b, ".TH %q 1 %q %q %q\n.nh\n.ad l\n", strings.ToUpper(manName(cmd)), date.Format("2006-01-02"), "ustack "+roff(versionText()), "ustack manual")
+	section("NAME")
+	fmt.Fprintf(&b, "%s \\- %s\n", roff(manName(cmd)), roff(cmd.Short))
+	section("SYNOPSIS")
+	fmt.Fprintf(&b, ".B %s\n", roff(cmd.UseLine()))
+	section("DESCRIPTION")
+	long := cmd.Long
+	if long == "" {
+		long = cmd.Short
+	}
+	for i, paragraph := range strings.Split(strings.Trim(long, "\n"), "\n\n") {
+		if i > 0 {
+			b.WriteString(".PP\n")
+		}
+		if strings.HasPrefix(paragraph, " ") {
+			asIs(paragraph)
+		} else {
+			fmt.Fprintln(&b, roff(paragraph))
+		}
+	}
+	cmd.InitDefaultHelpFlag()
+	if flags := cmd.NonInheritedFlags(); flags.HasAvailableFlags() && !cmd.DisableFlagParsing {
+		section("OPTIONS")
+		asIs(flags.FlagUsagesWrapped(manWidth))
+	}
+	if flags := cmd.InheritedFlags(); flags.HasAvailableFlags() && !cmd.DisableFlagParsing {
+		section("OPTIONS OF ALL COMMANDS")
+		asIs(flags.FlagUsagesWrapped(manWidth))
+	}
+	if cmd.Example != "" {
+		section("EXAMPLES")
+		asIs(cmd.Example)
+	}
+	if others := relatives(cmd); len(others) > 0 {
+		section("SEE ALSO")
+		for i, name := range others {
+			others[i] = roff(name) + "(1)"
+		}
+		fmt.Fprintln(&b, strings.Join(others, ",\n"))
+	}
+	return b.Bytes()
+}
+
+// manWidth is how wide what stands as it is may be, in columns: 80 less the margin.
+const manWidth = 72
+
+// relatives are the pages of the commands above and below one.
+func relatives(cmd *cobra.Command) (names []string) {
+	if cmd.HasParent() {
+		names = append(names, manName(cmd.Parent()))
+	}
+	var below []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			below = append(below, manName(sub))
+		}
+	}
+	slices.Sort(below)
+	return append(names, below...)
+}
+
+// roff is text as it is to be printed.
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "`", `\(ga`, "'", `\(aq`, "^", `\(ha`, "~", `\(ti`).Replace(text)
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, ".") {
+			lines[i] = `\&` + line
+		}
+	}
+	return strings.Join(lines, "\n")
 }
