@@ -39,6 +39,7 @@ func Checks() []Check {
 		bridgeChecks(),
 		stationChecks(),
 		routeChecks(),
+		filterChecks(),
 		answerChecks(),
 		forwardChecks(),
 		lastChecks(),

@@ -23,20 +23,31 @@ const (
 	CauseDNS           = "dns-unreachable"
 )
 
-// forwardChecks look at the host as a router, and at the name servers.
-func forwardChecks() []Check {
-	before := slices.Concat(noPath(), holderCauses(), stationCauses(), routeCauses(), []string{CauseUnanswered})
-	with := func(more ...string) []string { return slices.Concat(before, more) }
+// filterCauses are those of what the host's kernel lets pass.
+func filterCauses() []string { return []string{CauseConntrackFull, CauseForwardOff, CauseFirewall} }
+
+// filterChecks look at what the host's kernel lets pass.
+func filterChecks() []Check {
 	return []Check{
 		{Cause: CauseConntrackFull, About: "the kernel's table of connections has room", After: noPath(), Find: findConntrackFull},
 		{Cause: CauseForwardOff, About: "the host forwards for the stack", After: noPath(), Find: findForwardOff},
-		{Cause: CauseFirewall, About: "no firewall drops what is the stack's", Probed: true, After: with(CauseConntrackFull, CauseForwardOff), Find: findFirewall},
+		{Cause: CauseFirewall, About: "no firewall drops what is the stack's", Probed: true, Find: findFirewall,
+			After: slices.Concat(noPath(), holderCauses(), stationCauses(), routeCauses(), []string{CauseConntrackFull, CauseForwardOff})},
+	}
+}
+
+// forwardChecks look at what becomes of the stack's packets beyond the host, and at the
+// name servers.
+func forwardChecks() []Check {
+	before := slices.Concat(noPath(), holderCauses(), stationCauses(), routeCauses(), filterCauses(), []string{CauseUnanswered})
+	with := func(more ...string) []string { return slices.Concat(before, more) }
+	return []Check{
 		{Cause: CauseMasquerade, About: "the stack's private address does not leave the host", Probed: true,
-			After: with(CauseConntrackFull, CauseForwardOff, CauseFirewall), Find: findMasquerade},
+			After: before, Find: findMasquerade},
 		{Cause: CauseUnknownBeyond, About: "routers beyond the host know the way back", Probed: true,
-			After: with(CauseConntrackFull, CauseForwardOff, CauseFirewall, CauseMasquerade), Find: findUnknownBeyond},
+			After: with(CauseMasquerade), Find: findUnknownBeyond},
 		{Cause: CauseDNS, About: "the stack's name servers answer", Probed: true,
-			After: with(CauseConntrackFull, CauseForwardOff, CauseFirewall, CauseMasquerade, CauseUnknownBeyond), Find: findDNS},
+			After: with(CauseMasquerade, CauseUnknownBeyond), Find: findDNS},
 	}
 }
 
@@ -121,7 +132,9 @@ func findFirewall(env *Environment) ([]Finding, error) {
 	for i := range env.Observed.Dropped {
 		if d := &env.Observed.Dropped[i]; d.Reason == "NETFILTER_DROP" && env.about(d) {
 			f.Evidence = append(f.Evidence, d.String())
-			hooks[env.hookOf(d)] = true
+			for _, hook := range env.hooksOf(d) {
+				hooks[hook] = true
+			}
 			seen = true
 		}
 	}
@@ -133,10 +146,13 @@ func findFirewall(env *Environment) ([]Finding, error) {
 		}
 	}
 	for _, b := range env.Observed.Beyond {
-		if b.FromHost.Answered() && !b.FromStack.Answered() && (b.Left == nil || seen) {
+		if b.FromHost.Answered() && !b.FromStack.Answered() && (b.Left == nil || b.Returned || seen) && env.gatewayAnswers(b.To.Is4()) {
 			f.Evidence = append(f.Evidence, fmt.Sprintf("the host reaches %s over %s, the stack does not: %s", b.To, b.Uplink, b.FromStack.String()))
-			if b.Left == nil {
+			switch {
+			case b.Left == nil:
 				f.Evidence = append(f.Evidence, "its packet did not leave "+b.Uplink)
+			case b.Returned:
+				f.Evidence = append(f.Evidence, "the answer came back to "+b.Uplink)
 			}
 			hooks["forward"] = true
 		}
@@ -153,14 +169,7 @@ func findFirewall(env *Environment) ([]Finding, error) {
 	for _, c := range chains {
 		names = append(names, c.chain.String())
 		f.Evidence = append(f.Evidence, c.why)
-		what := map[string][]string{
-			"input":       {"iifname " + host + " accept"},
-			"output":      {"oifname " + host + " accept"},
-			"forward":     {"iifname " + host + " accept", "oifname " + host + " ct state established,related accept"},
-			"prerouting":  {"iifname " + host + " accept"},
-			"postrouting": {"oifname " + host + " accept"},
-		}[c.chain.Hook]
-		for _, rule := range what {
+		for _, rule := range c.chain.pass(host, env.Link) {
 			f.Remedy = append(f.Remedy, fmt.Sprintf("nft insert rule %s %s", &c.chain, rule))
 		}
 	}
@@ -174,19 +183,47 @@ func findFirewall(env *Environment) ([]Finding, error) {
 	return one(f)
 }
 
-// hookOf says where a packet that was dropped was on its way, by its addresses.
-func (e *Environment) hookOf(d *KernelDrop) string {
+// pass returns the rules that let the stack's packets through a chain. A bridge's chains
+// see its ports, all others the interface that has the host's addresses.
+func (c *Chain) pass(host, tap string) []string {
+	if c.Family == "bridge" {
+		host = tap
+	}
+	in, out := "iifname "+host, "oifname "+host
+	switch c.Hook {
+	case "input", "prerouting":
+		return []string{in + " accept"}
+	case "output", "postrouting":
+		return []string{out + " accept"}
+	}
+	if c.Family == "bridge" {
+		return []string{in + " accept", out + " accept"}
+	}
+	return []string{in + " accept", out + " ct state established,related accept"}
+}
+
+// hooksOf says where a packet that was dropped may have been on its way: family and hook of
+// nf_tables, by its addresses.
+func (e *Environment) hooksOf(d *KernelDrop) []string {
+	if len(d.Frame.Data) >= headerLen && d.Frame.etherType() == unix.ETH_P_ARP {
+		return []string{"bridge input", "bridge forward", "bridge output", "arp input", "arp output"}
+	}
 	p, ok := parseIP(d.Frame.Data, d.Frame.Len)
 	own := func(ip netip.Addr) bool {
 		return slices.ContainsFunc(e.Addrs, func(a netlink.Addr) bool { n, ok := prefixOf(a.IPNet); return ok && n.Addr() == ip })
 	}
 	switch {
 	case ok && own(p.dst):
-		return "input"
+		return []string{"input"}
 	case ok && own(p.src):
-		return "output"
+		return []string{"output"}
 	}
-	return "forward"
+	return []string{"forward"}
+}
+
+// gatewayAnswers reports whether the host answers the stack where it is its gateway.
+func (e *Environment) gatewayAnswers(v4 bool) bool {
+	return slices.ContainsFunc(e.Observed.ToHost, func(p Ping) bool { return p.To.Is4() == v4 && p.Answered() && e.isHosts(p.To) })
 }
 
 // A blamed chain may have dropped a packet.
@@ -208,7 +245,8 @@ func (e *Environment) blamed(hooks map[string]bool) []blamedChain {
 	}
 	var sure, maybe []blamedChain
 	for _, c := range chains {
-		on := hooks[c.Hook] || c.Hook == "prerouting" || c.Hook == "postrouting" && (hooks["output"] || hooks["forward"])
+		on := hooks[c.Family+" "+c.Hook] || c.Family != "arp" && (hooks[c.Hook] ||
+			c.Hook == "prerouting" && (hooks["input"] || hooks["forward"]) || c.Hook == "postrouting" && (hooks["output"] || hooks["forward"]))
 		switch was, known := before[c.String()]; {
 		case !on:
 		case known && c.Dropped > was:
@@ -229,7 +267,7 @@ func (e *Environment) blamed(hooks map[string]bool) []blamedChain {
 // address, and to which no answer came.
 func (e *Environment) untranslated() (all []Beyond) {
 	for _, b := range e.Observed.Beyond {
-		if b.FromHost.Answered() && !b.FromStack.Answered() && b.Left != nil && slices.ContainsFunc(e.Stack.prefixes(), func(p netip.Prefix) bool { return p.Addr() == b.Source }) {
+		if b.FromHost.Answered() && !b.FromStack.Answered() && b.Left != nil && !b.Returned && slices.ContainsFunc(e.Stack.prefixes(), func(p netip.Prefix) bool { return p.Addr() == b.Source }) {
 			all = append(all, b)
 		}
 	}

@@ -381,14 +381,18 @@ func (c *Chain) add(exprs []expr.Any) (next []string) {
 func familyName(f nftables.TableFamily) string {
 	return map[nftables.TableFamily]string{
 		nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet", nftables.TableFamilyBridge: "bridge",
+		nftables.TableFamilyARP: "arp",
 	}[f]
 }
 
-// hookName is nft(8)'s word for where a chain sees packets, "" for those that see none
-// of ours: those of ARP, and of a device.
+// hookName is nft(8)'s word for where a chain sees packets, "" for the chains of one
+// device. ARP's hooks have numbers of their own (include/uapi/linux/netfilter_arp.h).
 func hookName(f nftables.TableFamily, h nftables.ChainHook) string {
-	if familyName(f) == "" {
+	switch {
+	case familyName(f) == "":
 		return ""
+	case f == nftables.TableFamilyARP:
+		return map[nftables.ChainHook]string{0: "input", 1: "output"}[h]
 	}
 	return map[nftables.ChainHook]string{
 		unix.NF_INET_PRE_ROUTING: "prerouting", unix.NF_INET_LOCAL_IN: "input", unix.NF_INET_FORWARD: "forward",

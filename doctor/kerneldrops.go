@@ -69,7 +69,10 @@ func traceDrops(ctx context.Context, p *probing) (all []KernelDrop) {
 	var pings sync.WaitGroup
 	for _, ping := range o.ToHost {
 		if p.st != nil && !ping.Answered() {
-			pings.Go(func() { pingFromStack(ctx, p.st, ping.To, ping.Size, traceLimit) })
+			pings.Go(func() {
+				p.st.forget(ctx, ping.To) // what it gave up on it does not ask for at once
+				pingFromStack(ctx, p.st, ping.To, ping.Size, traceLimit)
+			})
 		}
 	}
 	for _, ping := range o.ToStack {

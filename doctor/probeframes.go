@@ -34,7 +34,10 @@ func probeMarker(_ context.Context, p *probing) {
 	p.env.Observed.Marker = b
 	if p.env.Observed.SendErr = inject(p.env.Link, b); p.env.Observed.SendErr != nil {
 		p.env.notef("a frame could not be sent to %s: %v", p.env.Link, p.env.Observed.SendErr)
+		return
 	}
+	// A queue that nobody reads may have been filled meanwhile.
+	p.last = append(p.last, func() { p.env.Observed.SendErr = inject(p.env.Link, b) })
 }
 
 // How often an address is asked for, and how long between.

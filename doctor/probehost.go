@@ -31,6 +31,8 @@ type Beyond struct {
 	// the address that it had there.
 	Left   *Frame
 	Source netip.Addr
+	// Returned says that the answer came as far as the uplink.
+	Returned bool
 }
 
 // HostSide is what the probes saw of the host as a router. It is part of Observed.
@@ -147,7 +149,7 @@ func probeBeyond(ctx context.Context, p *probing) {
 			continue
 		}
 		b := Beyond{To: to, Uplink: p.env.nameOf(r.LinkIndex)}
-		w, err := watchFor([]string{b.Uplink}, func(f *Frame) bool { return isEchoTo(f, to) })
+		w, err := watchFor([]string{b.Uplink}, func(f *Frame) bool { return isEchoWith(f, to) })
 		if err != nil {
 			continue // it is in the notes that frames cannot be watched
 		}
@@ -163,9 +165,14 @@ func probeBeyond(ctx context.Context, p *probing) {
 			}
 			frames, _ := w.seen()
 			for i := range frames {
-				if f := &frames[i]; f.At.After(begin) {
-					packet, _ := parseIP(f.Data, f.Len)
+				f := &frames[i]
+				packet, _ := parseIP(f.Data, f.Len)
+				switch {
+				case f.At.Before(begin):
+				case f.Out:
 					b.Left, b.Source = f, packet.src
+				default:
+					b.Returned = true
 				}
 			}
 			if b.FromHost.Answered() && !b.FromStack.Answered() {
@@ -178,11 +185,20 @@ func probeBeyond(ctx context.Context, p *probing) {
 	}
 }
 
-// isEchoTo reports whether a frame that was sent has an echo request for an address.
-func isEchoTo(f *Frame, to netip.Addr) bool {
+// isEchoWith reports whether a frame has an echo request to an address, or its reply.
+func isEchoWith(f *Frame, peer netip.Addr) bool {
 	packet, ok := parseIP(f.Data, f.Len)
-	return f.Out && ok && packet.dst == to && len(packet.payload) > 0 &&
-		(packet.proto == unix.IPPROTO_ICMP && packet.payload[0] == echoRequest4 || packet.proto == unix.IPPROTO_ICMPV6 && packet.payload[0] == echoRequest6)
+	if !ok || len(packet.payload) == 0 {
+		return false
+	}
+	request, reply := byte(echoRequest4), byte(echoReply4)
+	if peer.Is6() {
+		request, reply = echoRequest6, echoReply6
+	}
+	if packet.proto != unix.IPPROTO_ICMP && packet.proto != unix.IPPROTO_ICMPV6 {
+		return false
+	}
+	return f.Out && packet.dst == peer && packet.payload[0] == request || !f.Out && packet.src == peer && packet.payload[0] == reply
 }
 
 // again has a probe that stayed unanswered sent once more, while the kernel's drops are

@@ -372,6 +372,9 @@ func TestDoctorPrograms(t *testing.T) {
 				flood(t, host, stack4)
 			}
 			f := onlyCause(t, c.cause, host, nil, c.args...)
+			if c.mode == "stopped" && c.flood && !strings.Contains(fmt.Sprint(f), "ENOBUFS") {
+				t.Errorf("what senders get is not told: %v", f)
+			}
 			if who := fmt.Sprintf("pid %d (badtap)", p.PID()); !strings.Contains(fmt.Sprint(f), who) {
 				t.Errorf("%s is not named: %v", who, f)
 			}

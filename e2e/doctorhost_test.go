@@ -311,6 +311,44 @@ func TestDoctorFirewall(t *testing.T) {
 	}
 }
 
+// Filters of frames, who keep the stack even from asking who has an address.
+func TestDoctorFirewallOfFrames(t *testing.T) {
+	for _, family := range []string{"bridge", "arp"} {
+		t.Run(family, func(t *testing.T) {
+			t.Parallel()
+			host, far := netlab.New(t, "host"), netlab.New(t, "far")
+			d := bridged(t, host, far, "--gateway", "10.0.0.6")
+			hook := map[string]string{"bridge": "forward", "arp": "input"}[family]
+			host.Run(t, "nft", "add table "+family+" fence; add chain "+family+" fence frames { type filter hook "+hook+" priority 0; policy drop; }")
+			if f := onlyCause(t, doctor.CauseFirewall, host, d); !strings.Contains(fmt.Sprint(f), family+" fence frames") {
+				t.Errorf("the chain is not named: %v", f)
+			}
+			host.Run(t, "nft", "flush ruleset")
+			healthy(t, host, d)
+			d.terminate(t)
+		})
+	}
+}
+
+// The same over IPv6: each fault, and what is left when it is mended.
+func TestDoctorRouted6(t *testing.T) {
+	t.Parallel()
+	host, router := netlab.New(t, "host"), netlab.New(t, "router")
+	netlab.Veth(t, host, "up0", router, "eth0")
+	router.Addr(t, "eth0", "2001:db8::1/64")
+	host.Addr(t, "up0", "2001:db8::2/64")
+	host.Route(t, "default", "2001:db8::1")
+	d := patient(t, host, "tap:tap0")
+	onlyCause(t, doctor.CauseForwardOff, host, d)
+	host.Sysctl(t, "net.ipv6.conf.all.forwarding", "1")
+	onlyCause(t, doctor.CauseMasquerade, host, d)
+	router.Route(t, "fd00:a::/64", "2001:db8::2")
+	healthy(t, host, d)
+	host.Run(t, "nft", "add table ip6 fence; add chain ip6 fence forwards { type filter hook forward priority 0; policy drop; }")
+	onlyCause(t, doctor.CauseFirewall, host, d)
+	d.terminate(t)
+}
+
 func TestDoctorMasqueradeMissing(t *testing.T) {
 	t.Parallel()
 	host, router := netlab.New(t, "host"), netlab.New(t, "router")

@@ -36,6 +36,10 @@ stack takes its place as long as the examination lasts, with the SPEC's options.
 Where another program does, its frames are looked at; --program says that it is
 meant to hold the tap.
 
+The host's part is looked at, too: bridge, routes, rp_filter, forwarding, firewall,
+masquerade. For that the stack asks its name servers and, where the host is its
+gateway, pings what the host's default route leads to.
+
 It needs root to send probes from the host's side. Exit code 0 when nothing was
 found, 1 with findings, 2 for wrong usage.`,
 		Example: `  sudo ustack doctor
