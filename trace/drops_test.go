@@ -52,6 +52,11 @@ func TestEnds(t *testing.T) {
 	}{
 		{"wrong MAC", ether(net.HardwareAddr{2, 7, 7, 7, 7, 7}, 0x0800, make([]byte, 46)), trace.EndDropped, "rx_otherhost", []string{"another station", "02:07:07:07:07:07"}},
 		{"unknown EtherType", ether(ourMAC, 0x88cc, make([]byte, 46)), trace.EndDropped, "nic.unknown_l3_protocol_rcvd_packet_counts", []string{"0x88cc"}},
+		{"a VLAN tag", ether(ourMAC, 0x8100, append([]byte{0, 5, 0x08, 0}, make([]byte, 46)...)), trace.EndDropped, "nic.unknown_l3_protocol_rcvd_packet_counts", []string{"0x8100", "VLAN 5"}},
+		{"two VLAN tags", ether(ourMAC, 0x88a8, append([]byte{0, 7, 0x81, 0, 0, 5, 8, 0}, make([]byte, 46)...)), trace.EndDropped, "nic.unknown_l3_protocol_rcvd_packet_counts", []string{"0x88a8", "VLAN 7"}},
+		{"a length for a type", ether(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}, 38, make([]byte, 46)), trace.EndDropped, "nic.unknown_l3_protocol_rcvd_packet_counts", []string{"802.3", "38"}},
+		{"an ARP reply not asked for", arpReply(netip.MustParseAddr("10.0.0.66")), trace.EndDropped, "nic.neighbor.dropped_confirmation_for_noninitiated_neighbor", []string{"10.0.0.66"}},
+		{"an IGMP query without router alert", ether(net.HardwareAddr{1, 0, 0x5e, 0, 0, 1}, 0x0800, ipv4{dst: netip.MustParseAddr("224.0.0.1"), proto: 2, ttl: 1}.packet([]byte{0x11, 0x64, 0xee, 0x9b, 0, 0, 0, 0})), trace.EndDropped, "igmp.packets_received.invalid", nil},
 		{"ARP for us", arpRequest(ourIP), trace.EndAnswered, "", []string{"ARP reply"}},
 		{"ARP for another", arpRequest(netip.MustParseAddr("10.0.0.77")), trace.EndDropped, "arp.requests_received_unknown_target_address", []string{"10.0.0.77"}},
 		{"malformed ARP", arpMalformed, trace.EndDropped, "arp.malformed_packets_received", nil},
@@ -84,6 +89,23 @@ func TestEnds(t *testing.T) {
 			want(t, l.give(c.frame), c.end, c.counter, c.words...)
 		})
 	}
+}
+
+func arpReply(sender netip.Addr) []byte {
+	b := arpRequest(ourIP)
+	b[14+7] = 2
+	copy(b[14+14:], sender.AsSlice())
+	return b
+}
+
+// TestAnsweredInFragments: what answers a datagram that came in fragments is known by its first one.
+func TestAnsweredInFragments(t *testing.T) {
+	l := newLab(t, link.PipeConfig{}, trace.Config{})
+	l.give(arpRequest(ourIP)) // the stack knows the peer from now on
+	whole := echo(9, 3)
+	l.put(ipv4{proto: 1, id: 5, frag: 0x2000}.frame(whole[:32]))
+	end := l.give(ipv4{proto: 1, id: 5, frag: 4}.frame(whole[32:]))
+	want(t, end, trace.EndAnswered, "", "ICMP echo reply, frame")
 }
 
 func flip(b []byte, at int) []byte        { b[at] ^= 0x55; return b }

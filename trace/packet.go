@@ -11,6 +11,7 @@ const (
 	etherARP  = 0x0806
 	etherVLAN = 0x8100
 	etherIPv6 = 0x86dd
+	etherQinQ = 0x88a8
 
 	protoHopByHop = 0
 	protoICMP     = 1

@@ -320,7 +320,13 @@ func (t *tracer) write(ev *link.Event) {
 // answered finds the frame that f answers, if one is known.
 func (t *tracer) answered(f *flight) (in *flight, how string) {
 	if t.now != nil {
-		if how, ok := answers(&t.now.pkt, &f.pkt); ok {
+		asked := &t.now.pkt
+		if asked.offset > 0 {
+			if first := t.firstFragment(asked); first != nil {
+				asked = &first.pkt // what is answered is the datagram
+			}
+		}
+		if how, ok := answers(asked, &f.pkt); ok {
 			t.now.replies = append(t.now.replies, reply{f.id, how, f.pkt})
 			return t.now, how
 		}

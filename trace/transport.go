@@ -22,6 +22,9 @@ func (t *tracer) judgeTransport(f *flight, s *after) verdict {
 	case protoICMP6:
 		return t.judgeICMP6(f, s)
 	case protoIGMP:
+		if c := d.first("igmp.packets_received.checksum_errors", "igmp.packets_received.invalid", "igmp.packets_received.unrecognized"); c != "" {
+			return dropped(c, "invalid, or without the options and the time to live that IGMP has")
+		}
 		return verdict{end: EndDelivered, socket: "the stack's IGMP"}
 	}
 	if v, ok := f.replied(); ok {
@@ -166,6 +169,8 @@ func (t *tracer) judgeICMP6(f *flight, s *after) verdict {
 			return verdict{end: EndAnswered, by: "neighbour advertisement"}
 		}
 		return dropped("", "the stack has no answer: not for an address of its own")
+	case d.of(received+"neighbor_advert") > 0 && d.of(unasked) > 0:
+		return dropped(unasked, "the stack had not asked for it")
 	case d.first(received+"neighbor_advert", received+"router_advert", received+"redirect_msg") != "":
 		return verdict{end: EndDelivered, socket: "the stack's neighbour discovery"}
 	case d.first(received+"multicast_listener_query", received+"multicast_listener_report",

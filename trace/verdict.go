@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -87,7 +88,7 @@ func (t *tracer) judge(f *flight, s *after) {
 	case d.of("nic.disabled_rx.packets") > 0:
 		v = dropped("nic.disabled_rx.packets", "the stack's interface is disabled")
 	case d.of("nic.unknown_l3_protocol_rcvd_packet_counts") > 0:
-		v = dropped("nic.unknown_l3_protocol_rcvd_packet_counts", "no protocol for EtherType 0x%04x", p.ether)
+		v = dropped("nic.unknown_l3_protocol_rcvd_packet_counts", "%s", unknownType(s.frame, p.ether))
 	case p.ether == etherARP:
 		v = f.judgeARP(d)
 	case p.ether == etherIPv4 || p.ether == etherIPv6:
@@ -126,6 +127,24 @@ func (t *tracer) complete(f *flight, v verdict) {
 	t.finish(f, now, v)
 }
 
+// unknownType says what a frame is for whose type the stack has no protocol (IEEE 802.3 section
+// 3.2.6: below 0x600 it is a length; IEEE 802.1Q section 9).
+func unknownType(frame []byte, ether uint16) string {
+	if len(frame) >= 14 {
+		ether = binary.BigEndian.Uint16(frame[12:])
+	}
+	switch {
+	case ether < 0x600:
+		return fmt.Sprintf("no protocol for 802.3 frames: it has a length, %d, where an EtherType is", ether)
+	case (ether == etherVLAN || ether == etherQinQ) && len(frame) >= 16:
+		return fmt.Sprintf("no protocol for EtherType 0x%04x: it has a tag of VLAN %d", ether, binary.BigEndian.Uint16(frame[14:])&0xfff)
+	}
+	return fmt.Sprintf("no protocol for EtherType 0x%04x", ether)
+}
+
+// unasked counts answers about neighbours that nobody had asked for.
+const unasked = "nic.neighbor.dropped_confirmation_for_noninitiated_neighbor"
+
 func (f *flight) judgeARP(d *delta) verdict {
 	p := &f.pkt
 	switch {
@@ -144,6 +163,8 @@ func (f *flight) judgeARP(d *delta) verdict {
 	switch {
 	case d.of("arp.outgoing_replies_sent") > 0:
 		return verdict{end: EndAnswered, by: "ARP reply"}
+	case d.of("arp.replies_received") > 0 && d.of(unasked) > 0:
+		return dropped(unasked, "the stack had not asked for %v", p.senderIP)
 	case d.of("arp.replies_received") > 0:
 		return verdict{end: EndDelivered, socket: "the neighbour table", reason: fmt.Sprintf("%v is at %v", p.senderIP, net.HardwareAddr(p.senderMAC))}
 	case d.of("arp.packets_received") > 0 && p.arp:
@@ -215,6 +236,10 @@ func (t *tracer) judgeIP(f *flight, s *after, v *verdict) bool {
 		}
 		if p.fragment && d.of("ip.valid_packets_received") > 0 {
 			return false
+		}
+		if p.ether == etherIPv6 && p.proto == protoNone && d.of("ip.valid_packets_received") > 0 {
+			*v = dropped("", "it has no next header (59), and so nothing for anybody")
+			return true
 		}
 		*v = verdict{end: EndUnknown, reason: "IP took it and counted nothing"}
 		return true
