@@ -174,9 +174,7 @@ func (a *app) output(f *captureFlags) (*capture.Output, error) {
 // untilInterrupted ends with SIGINT, too, also where that is ignored, as it is for what a script
 // has in the background: scripts end tcpdump so.
 func untilInterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
-	context.AfterFunc(ctx, stop) // a second one kills
-	return ctx, stop
+	return signalled(ctx, os.Interrupt)
 }
 
 // ask begins a capture of the daemon's frames. What stops ctx asks for its end.

@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/ustack/ustack/runner"
 )
@@ -40,9 +41,19 @@ func main() {
 	if !signal.Ignored(os.Interrupt) {
 		signals = append(signals, os.Interrupt)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(ctx, stop)
+	ctx, stop := signalled(context.Background(), signals...)
 	code := run(ctx, os.Args[1:], env)
 	stop()
 	os.Exit(code)
+}
+
+// sameSignal is how long a second signal counts as the first: timeout(1) sends each twice, to the
+// process and to its group.
+const sameSignal = 300 * time.Millisecond
+
+// signalled ends with the first of the signals; a second one kills.
+func signalled(ctx context.Context, signals ...os.Signal) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	context.AfterFunc(ctx, func() { time.AfterFunc(sameSignal, stop) })
+	return ctx, stop
 }
