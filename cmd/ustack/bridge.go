@@ -74,6 +74,8 @@ goes to the port where its destination was last heard of, else to all others.
 Super-frames pass whole between ports that take them. Nobody waits for a port: one
 that is full drops and counts. 'ustack fdb' shows ports, counters and stations.
 
+Kinds of wires, for SPEC:
+` + wireKinds + `
 A port's SPEC may have options of the switch among those of the wire:
   isolated       reaches only ports that are not isolated
   storm=FRAMES   floods at most so many frames a second
@@ -97,6 +99,19 @@ at the end.`,
 	return cmd
 }
 
+// wireKinds names the kinds of wires, for help.
+const wireKinds = `  tap:tap0                    a tap of this host
+  chardev:/dev/xtun,dev=xtun  a character device of one frame for each read or write
+  packet:eth0                 an interface of this host, beside the host (AF_PACKET)
+  macinmac:eth0,isid=N        frames inside of frames of an interface (IEEE 802.1ah, or
+                              ethertype=0xNNNN,header=BYTES)
+  vxlan:IP[+IP]...,vni=N      frames over UDP to other endpoints (RFC 7348)
+  stream:PATH|HOST:PORT       QEMU's framing over a stream socket; listen waits for the peer
+  dgram:local=A,remote=B      one frame a datagram, as QEMU's -netdev dgram
+  fd:N                        an inherited descriptor: tap or socket
+Every kind takes delay=, jitter=, loss=, duplicate=, reorder=, corrupt=, rate= and limit=.
+`
+
 func (a *app) forwardCommand() *cobra.Command {
 	f := &bridgeFlags{wire: true}
 	cmd := &cobra.Command{
@@ -104,9 +119,13 @@ func (a *app) forwardCommand() *cobra.Command {
 		Short: "join two wires to one, in the foreground",
 		Long: `Joins two wires to one, in the foreground, until SIGTERM or SIGINT, or until one of
 them is gone: whatever comes in at one leaves by the other, nothing is learned, and
-nothing is filtered. With --socket, 'ustack fdb' shows the counters of both.`,
-		Example: `  ustack forward tap:tap0 tap:tap1,delay=20ms`,
-		Args:    exactArgs("SPEC", "SPEC"),
+nothing is filtered. With --socket, 'ustack fdb' shows the counters of both.
+
+Kinds of wires, for SPEC:
+` + wireKinds,
+		Example: `  ustack forward tap:tap0 tap:tap1,delay=20ms
+  ustack forward tap:tap0 macinmac:eth0,ethertype=0x88b5,header=10`,
+		Args: exactArgs("SPEC", "SPEC"),
 	}
 	f.register(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -186,6 +186,9 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 			all = append(all, c.Aliases...)
 		}
 	}
+	if len(all) == 0 {
+		return usagef("unexpected argument %q: '%s' takes only show", name, cmd.CommandPath())
+	}
 	if best := nearest(name, all); best != "" {
 		return usagef("unknown command %q: did you mean '%s %s'?", name, cmd.CommandPath(), best)
 	}

@@ -33,7 +33,8 @@ at the end, and after SIGKILL at the next start. A first signal drains open
 connections for at most 3 s, a second one ends at once.
 
 SPEC is KIND:NAME[,option[=value]]..., such as tap:tap0, tap:tap0,queues=2,persist
-or tap:tap0,driver=water.
+or tap:tap0,driver=water. Kinds of wires:
+` + wireKinds + `
 
 Needs CAP_NET_ADMIN to make or configure a tap; none on a tap that was made for
 the user: ip tuntap add tap0 mode tap user NAME.`,

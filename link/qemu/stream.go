@@ -284,7 +284,8 @@ func peerOf(c net.Conn) string {
 
 // leave ends a connection because of err.
 func (d *stream) leave(s *session, err error) {
-	s.end()
+	// A peer that sees the end may be back at once, and is then no second one.
+	defer s.end()
 	d.mu.Lock()
 	was := d.now == s
 	if was {
