@@ -66,6 +66,8 @@ type packet struct {
 	seq, ack         uint32
 	flags            uint8
 	tcpHead          int // length in bytes, 0 where it is malformed
+	window           uint16
+	sacked           [2]uint32 // the first block that it acknowledges selectively
 	icmp             bool
 	icmpType, icmpCd uint8
 	icmpID, icmpSeq  uint16
@@ -179,7 +181,8 @@ func (p *packet) transport() {
 		}
 		p.seq, p.ack, p.flags = binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:]), b[13]
 		if head := int(b[12]>>4) * 4; head >= 20 && p.l4+head <= p.end {
-			p.tcpHead = head
+			p.tcpHead, p.window = head, binary.BigEndian.Uint16(b[14:])
+			p.sacked = firstSACK(b[20:min(head, len(b))])
 		}
 	case protoICMP, protoICMP6:
 		if len(b) < 8 {
@@ -188,6 +191,25 @@ func (p *packet) transport() {
 		p.icmp, p.icmpType, p.icmpCd = true, b[0], b[1]
 		p.icmpID, p.icmpSeq = binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
 	}
+}
+
+// firstSACK returns the first block of a SACK option among those of a TCP header, which has the
+// segment that came last (RFC 2018 sections 3 and 4).
+func firstSACK(opts []byte) (block [2]uint32) {
+	for len(opts) > 0 && opts[0] != 0 {
+		if opts[0] == 1 {
+			opts = opts[1:]
+			continue
+		}
+		if len(opts) < 2 || opts[1] < 2 || int(opts[1]) > len(opts) {
+			return block
+		}
+		if opts[0] == 5 && opts[1] >= 10 {
+			return [2]uint32{binary.BigEndian.Uint32(opts[2:]), binary.BigEndian.Uint32(opts[6:])}
+		}
+		opts = opts[opts[1]:]
+	}
+	return block
 }
 
 // payload returns how many bytes follow the transport header of a whole packet.

@@ -302,6 +302,22 @@ func closedHere(was, now string) bool {
 	return was == "ESTAB" && now == "FIN-WAIT-1" || was == "CLOSE-WAIT" && now == "LAST-ACK"
 }
 
+// mostScale is the largest scale of a window (RFC 7323 section 2.3).
+const mostScale = 14
+
+// keeps tells what became of a segment for which others are missing, by the acknowledgement that
+// answered it. The scale of its window is not known.
+func (p *packet) keeps(seg *packet, payload int, missing string) (end, reason string) {
+	ahead := uint64(seg.seq - p.ack)
+	switch {
+	case int32(seg.seq-p.sacked[0]) >= 0 && int32(seg.seq-p.sacked[1]) < 0, ahead+uint64(payload) <= uint64(p.window):
+		return EndQueued, missing
+	case ahead >= uint64(p.window)<<mostScale:
+		return EndDropped, "outside of the window: " + missing
+	}
+	return EndUnknown, missing + "; it was not acknowledged selectively, and may be outside of the window"
+}
+
 // toConnection is about a segment that a connection has worked on. netstack does not count
 // segments that it refuses; that bytes came in order is seen at the socket.
 func (t *tracer) toConnection(f *flight, s *after, name string) verdict {
@@ -328,6 +344,8 @@ func (t *tracer) toConnection(f *flight, s *after, name string) verdict {
 		}
 		v.reason = strings.Join(append(words, word), ", ")
 		return v
+	case p.flags&tcpRST != 0 && s.hasTCP && state == f.tcp.State:
+		return verdict{end: EndDropped, socket: name, reason: "a reset that is not the next of its connection, which goes on"}
 	case payload == 0 || len(words) > 0:
 		if a, ok := f.replied(); ok && len(words) == 0 && p.flags&tcpRST == 0 {
 			// A segment without data that moves nothing and is answered was not acceptable
@@ -347,7 +365,9 @@ func (t *tracer) toConnection(f *flight, s *after, name string) verdict {
 		case int32(p.seq+uint32(payload)-r.pkt.ack) <= 0:
 			return verdict{end: EndDropped, socket: name, other: r.id, reason: "a duplicate: all of it had come before"}
 		case int32(p.seq-r.pkt.ack) > 0:
-			return verdict{end: EndQueued, socket: name, other: r.id, reason: fmt.Sprintf("%d bytes before it are missing", p.seq-r.pkt.ack)}
+			w := verdict{end: EndQueued, socket: name, other: r.id, reason: fmt.Sprintf("%d bytes before it are missing", p.seq-r.pkt.ack)}
+			w.end, w.reason = r.pkt.keeps(p, payload, w.reason)
+			return w
 		}
 	}
 	return verdict{end: EndUnknown, socket: name, reason: "the connection took none of it, and did not say why"}
