@@ -18,10 +18,10 @@ func TestLookup(t *testing.T) {
 		}
 		for name, want := range map[string]existing{
 			"lo":     {owner: -1},
-			"layer3": {owner: -1, persist: true},
-			"multi":  {tap: true, owner: 7, persist: true, multiQueue: true},
-			"tap0":   {tap: true, owner: -1},
-			"tap2":   {tap: true, owner: -1, multiQueue: true, queues: 2},
+			"layer3": {kind: "tun", owner: -1, persist: true},
+			"multi":  {kind: "tun", tap: true, owner: 7, persist: true, multiQueue: true},
+			"tap0":   {kind: "tun", tap: true, owner: -1},
+			"tap2":   {kind: "tun", tap: true, owner: -1, multiQueue: true, queues: 2},
 		} {
 			if e := lookup(name); e == nil || *e != want {
 				t.Errorf("%s: %+v, want %+v", name, e, want)

@@ -120,7 +120,7 @@ func TestDropReasons(t *testing.T) {
 					case via == ViaBPF:
 						return string(e.Head) == string(b)
 					case e.Dev == "": // of a buffer that was in no step before
-						return e.Where == "tun_get_user"
+						return e.Where == "tun_get_user" && e.Reason == test.reason
 					}
 					// There may be more to come of the case before.
 					return e.Dev == tap0 && e.Reason == test.reason && (test.where == "" || e.Where == test.where)
