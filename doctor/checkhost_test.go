@@ -56,6 +56,19 @@ func TestHostChecks(t *testing.T) {
 			e.Network.Conntrack = Conntrack{Count: 20, Max: 20}
 			e.Observed.Dropped = []KernelDrop{{Link: "tap0", Reason: "NETFILTER_DROP", N: 1}}
 		}},
+		{"a firewall that drops the stack's", CauseFirewall, func(e *Environment) {
+			b := ipFrame(macB, unix.IPPROTO_UDP, udp(goodSum))
+			e.Observed.Dropped = []KernelDrop{{Link: "eth0", Reason: netfilterDrop, N: 1, Frame: Frame{Data: b, Len: len(b)}}}
+		}},
+		{"a firewall that drops what is others'", "", func(e *Environment) {
+			b := ipFrame(macB, unix.IPPROTO_UDP, udp(goodSum))
+			e.Observed.Dropped = []KernelDrop{{Link: "eth0", Reason: netfilterDrop, N: 1, Frame: Frame{Data: b, Len: len(b)}}}
+			e.Stack.Addrs[0].Prefix = netip.PrefixFrom(ipB.Next(), 24)
+		}},
+		{"ARP of another interface's", "", func(e *Environment) {
+			b := arpRequest(macA, ipA, ipB)
+			e.Observed.Dropped = []KernelDrop{{Link: "eth0", Reason: netfilterDrop, N: 1, Frame: Frame{Data: b, Len: len(b)}}}
+		}},
 		{"no queue yet", CauseQdiscDrop, func(e *Environment) {
 			e.Observed.Dropped = []KernelDrop{{Link: "tap0", Reason: "QDISC_DROP", Where: "__dev_queue_xmit", N: 1}}
 			e.Observed.ToHost = []Ping{{To: ipB, Err: unix.EHOSTUNREACH}}

@@ -114,11 +114,15 @@ func findForwardOff(env *Environment) (all []Finding, err error) {
 	return all, nil
 }
 
-// about reports whether a packet that the kernel dropped is to or from the stack.
+// about reports whether what the kernel dropped is to or from the stack: by its
+// addresses, or, where it is no IP packet, by where it was.
 func (e *Environment) about(d *KernelDrop) bool {
+	if e.Stack == nil {
+		return false
+	}
 	p, ok := parseIP(d.Frame.Data, d.Frame.Len)
-	if !ok || e.Stack == nil {
-		return e.Stack != nil // without its Ethernet header nothing more is known
+	if !ok {
+		return slices.Contains(e.segment(), d.Link)
 	}
 	return slices.ContainsFunc(e.Stack.prefixes(), func(s netip.Prefix) bool { return s.Addr() == p.src || s.Addr() == p.dst })
 }
@@ -130,7 +134,7 @@ func findFirewall(env *Environment) ([]Finding, error) {
 	hooks := map[string]bool{}
 	seen := false
 	for i := range env.Observed.Dropped {
-		if d := &env.Observed.Dropped[i]; d.Reason == "NETFILTER_DROP" && env.about(d) {
+		if d := &env.Observed.Dropped[i]; d.Reason == netfilterDrop && env.about(d) {
 			f.Evidence = append(f.Evidence, d.String())
 			for _, hook := range env.hooksOf(d) {
 				hooks[hook] = true

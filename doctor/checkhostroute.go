@@ -72,7 +72,7 @@ func findRPFilter(env *Environment) ([]Finding, error) {
 		all, _ := env.Network.sysctl("ipv4/conf/all/rp_filter")
 		way := env.Observed.Ways[ip]
 		// Loosely, any way to the source will do.
-		if mode := max(own, all); !ip.Is4() || mode == 0 || mode == 2 && way.Err == nil || mode == 2 && !env.hasOtherDevice() {
+		if mode := max(own, all); !ip.Is4() || mode != 1 && (mode != 2 || way.Err == nil) {
 			continue
 		}
 		f.Title = fmt.Sprintf("%s drops what comes from the stack, as the host's way to %s is another one (rp_filter)", name, ip)
@@ -97,12 +97,6 @@ func findRPFilter(env *Environment) ([]Finding, error) {
 		return one(f)
 	}
 	return none()
-}
-
-// hasOtherDevice is whether a way elsewhere was found at all: without one a loose filter
-// drops, too.
-func (e *Environment) hasOtherDevice() bool {
-	return slices.ContainsFunc(e.strays(), func(ip netip.Addr) bool { return e.Observed.Ways[ip].Err != nil })
 }
 
 func (w Way) String() string {

@@ -27,6 +27,23 @@ func (d KernelDrop) String() string {
 	return s
 }
 
+// like reports whether two drops count as one. A firewall drops what is others', too, so
+// there it depends on the addresses.
+func (d *KernelDrop) like(o *KernelDrop) bool {
+	if d.Link != o.Link || d.Reason != o.Reason || d.Where != o.Where {
+		return false
+	}
+	if d.Reason != netfilterDrop {
+		return true
+	}
+	p, _ := parseIP(d.Frame.Data, d.Frame.Len)
+	q, _ := parseIP(o.Frame.Data, o.Frame.Len)
+	return p.src == q.src && p.dst == q.dst
+}
+
+// netfilterDrop is the kernel's reason for what a firewall drops.
+const netfilterDrop = "NETFILTER_DROP"
+
 // dropped returns in words what the kernel dropped for a reason, "" if it did not, or if
 // that is not known.
 func (e *Environment) dropped(reason string) string {
@@ -101,16 +118,14 @@ func readDrops(src *kernel.Source) (all []KernelDrop) {
 		if e.Step != kernel.Drop || e.Reason == "" {
 			continue
 		}
-		i := slices.IndexFunc(all, func(d KernelDrop) bool {
-			return d.Link == e.Dev && d.Reason == e.Reason && d.Where == e.Where
-		})
+		d := KernelDrop{Link: e.Dev, Reason: e.Reason, Where: e.Where}
+		if !e.NoEth {
+			d.Frame = Frame{Link: e.Dev, Len: e.Len, Data: e.Head}
+		}
+		i := slices.IndexFunc(all, func(o KernelDrop) bool { return o.like(&d) })
 		if i < 0 {
 			if len(all) == maxDrops {
 				continue
-			}
-			d := KernelDrop{Link: e.Dev, Reason: e.Reason, Where: e.Where}
-			if !e.NoEth {
-				d.Frame = Frame{Link: e.Dev, Len: e.Len, Data: e.Head}
 			}
 			all, i = append(all, d), len(all)
 		}

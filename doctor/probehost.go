@@ -99,27 +99,24 @@ func wayTo(env *Environment, ip netip.Addr) Way {
 }
 
 // defaultRoute returns the host's best default route of a family that leads away from
-// the tap, nil without one.
+// the tap, nil without one. Of one with several hops it has the first.
 func (e *Environment) defaultRoute(v4 bool) (best *netlink.Route) {
-	host := e.Host()
-	if host == nil {
+	host, tap := e.Host(), e.Interface(e.Link)
+	if host == nil || tap == nil {
 		return nil
 	}
-	for i := range e.Routes {
-		r := &e.Routes[i]
-		isV4 := r.Family == unix.AF_INET
-		if p, ok := prefixOf(r.Dst); isV4 != v4 || r.Dst != nil && (!ok || p.Bits() != 0) {
+	for _, r := range e.Routes {
+		if p, ok := prefixOf(r.Dst); (r.Family == unix.AF_INET) != v4 || r.Dst != nil && (!ok || p.Bits() != 0) {
 			continue
 		}
-		index := r.LinkIndex
-		if index == 0 && len(r.MultiPath) > 0 {
-			index = r.MultiPath[0].LinkIndex
+		if r.LinkIndex == 0 && len(r.MultiPath) > 0 {
+			r.LinkIndex, r.Gw = r.MultiPath[0].LinkIndex, r.MultiPath[0].Gw
 		}
-		if r.Type != unix.RTN_UNICAST || index <= 1 || index == host.Attrs().Index || index == e.Interface(e.Link).Attrs().Index {
+		if r.Type != unix.RTN_UNICAST || r.LinkIndex <= 1 || r.LinkIndex == host.Attrs().Index || r.LinkIndex == tap.Attrs().Index {
 			continue
 		}
 		if best == nil || r.Priority < best.Priority {
-			best = r
+			best = &r
 		}
 	}
 	return best

@@ -293,6 +293,7 @@ func TestDoctorFirewall(t *testing.T) {
 		{"forward rule", "add table ip fence; add chain ip fence forwards { type filter hook forward priority 0; }; add chain ip fence deny; add rule ip fence deny counter drop; add rule ip fence forwards iifname tap0 jump deny", "rose by"},
 		{"answers", "add table ip fence; add chain ip fence forwards { type filter hook forward priority 0; }; add rule ip fence forwards oifname tap0 counter drop", "rose by"},
 		{"reject", "add table ip fence; add chain ip fence forwards { type filter hook forward priority 0; }; add rule ip fence forwards iifname tap0 reject", "ip fence forwards"},
+		{"names alone", "add table inet fence; add chain inet fence names { type filter hook forward priority 0; }; add rule inet fence names udp dport 53 drop", "inet fence names"},
 		{"input", "add table inet fence; add chain inet fence in { type filter hook input priority 0; policy drop; }", "inet fence in"},
 		{"output", "add table inet fence; add chain inet fence out { type filter hook output priority 0; }; add rule inet fence out oifname tap0 drop", "inet fence out"},
 	} {
