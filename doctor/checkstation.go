@@ -41,7 +41,7 @@ func stationChecks() []Check {
 func answerChecks() []Check {
 	return []Check{{
 		Cause: CauseUnanswered, About: "neighbours answer ARP", Probed: true, Find: findUnanswered,
-		After: slices.Concat(noPath(), holderCauses(), stationCauses(), routeCauses(), filterCauses()),
+		After: slices.Concat(noPath(), holderCauses(), stationCauses(), routeCauses(), []string{CauseFirewall}),
 	}}
 }
 
