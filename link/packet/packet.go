@@ -16,6 +16,17 @@
 // With virtio headers (PACKET_VNET_HDR) frames received keep the checksum and
 // segmentation state that they have in the kernel, and the kernel, or the interface,
 // finishes those sent.
+//
+// # No ring
+//
+// Frames are received by recvmmsg(2), not from a ring in shared memory (TPACKET_V3). The
+// ring was measured beside it over a veth pair, on one machine: to take a frame of 60 bytes
+// out of it costs 0.03 µs instead of 0.7 to 1.1, of about 5 with what the kernel does for it
+// on its way; for a super-frame of 32 KB both cost the same, 1.6 µs, which is the copy. But
+// its reader is woken when a block is full or after a millisecond, which is 20 round trips,
+// and the rings whose reader is woken for each frame (TPACKET_V2) have slots of one size, 64 KB with
+// offloads. One recvmsg(2) for each frame costs a tenth more than recvmmsg, and another call
+// to learn that there is no more.
 package packet
 
 import (

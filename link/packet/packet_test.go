@@ -297,16 +297,16 @@ func FuzzAccept(f *testing.F) {
 		}
 		r := &receiver{}
 		r.init(d)
-		copy(r.hdr[:r.vec[0].Len], head)
-		r.msg.SetControllen(copy(r.ctl[:], ctl))
+		copy(r.in[0].hdr[:r.head], head)
+		r.msgs[0].SetControllen(copy(r.in[0].ctl[:], ctl))
 		out := link.Frame{Buf: make([]byte, 100)}
 		copy(out.Buf, frame)
-		if _, ok := r.accept(&out, int(r.vec[0].Len)+len(frame)); ok {
+		if _, ok := r.accept(0, &out, r.head+len(frame)); ok {
 			if out.N < link.HeaderLen || out.N > len(out.Buf) || out.Offload.Validate(out.N) != nil {
 				t.Fatalf("%d bytes, %+v", out.N, out.Offload)
 			}
 		}
-		r.accept(&out, len(frame)%30)
+		r.accept(0, &out, len(frame)%30)
 	})
 }
 

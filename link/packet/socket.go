@@ -11,6 +11,9 @@ import (
 	"github.com/ustack/ustack/link"
 )
 
+// batch is how many frames one call of recvmmsg(2) takes at most.
+const batch = 32
+
 // A receiver is what the one reader works with.
 type receiver struct {
 	d       *device
@@ -20,7 +23,19 @@ type receiver struct {
 	size    int
 	errno   unix.Errno
 
-	msg   unix.Msghdr
+	head int // length of what is before each frame
+	msgs [batch]message
+	in   [batch]incoming
+}
+
+// A message is struct mmsghdr (recvmmsg(2)).
+type message struct {
+	unix.Msghdr
+	n uint32
+}
+
+// An incoming frame is received into these.
+type incoming struct {
 	from  unix.RawSockaddrLinklayer
 	vec   [3]unix.Iovec // header, the caller's buffer, one byte more
 	hdr   [max(link.VirtioLen, link.HeaderLen+MaxHeader)]byte
@@ -31,21 +46,23 @@ type receiver struct {
 func (r *receiver) init(d *device) {
 	r.d = d
 	r.attempt = r.receive
-	head := 0
 	switch {
 	case d.vnet:
-		head = link.VirtioLen
+		r.head = link.VirtioLen
 	case d.env != nil:
-		head = len(d.env.out)
+		r.head = len(d.env.out)
 	}
-	r.vec[0].Base = &r.hdr[0]
-	r.vec[0].SetLen(head)
-	r.vec[2].Base = &r.extra[0]
-	r.vec[2].SetLen(len(r.extra))
-	r.msg.Name = (*byte)(unsafe.Pointer(&r.from))
-	r.msg.Iov = &r.vec[0]
-	r.msg.SetIovlen(len(r.vec))
-	r.msg.Control = &r.ctl[0]
+	for i := range r.msgs {
+		m, in := &r.msgs[i], &r.in[i]
+		in.vec[0].Base = &in.hdr[0]
+		in.vec[0].SetLen(r.head)
+		in.vec[2].Base = &in.extra[0]
+		in.vec[2].SetLen(len(in.extra))
+		m.Name = (*byte)(unsafe.Pointer(&in.from))
+		m.Iov = &in.vec[0]
+		m.SetIovlen(len(in.vec))
+		m.Control = &in.ctl[0]
+	}
 }
 
 // Read implements link.Queue.
@@ -57,7 +74,10 @@ func (d *device) Read(frames []link.Frame) (int, error) {
 		}
 		r.frames, r.got, r.size, r.errno = frames, 0, 0, 0
 		err := d.conn.Read(r.attempt)
-		r.frames, r.vec[1].Base = nil, nil
+		for i := range min(len(frames), batch) {
+			r.in[i].vec[1].Base = nil
+		}
+		r.frames = nil
 		if r.got > 0 {
 			d.Rx(r.got, r.size)
 			return r.got, nil
@@ -75,19 +95,23 @@ func (d *device) Read(frames []link.Frame) (int, error) {
 	}
 }
 
-// maxTries bounds the frames that one attempt drops: a flood of those that are not for us must not
-// keep Close waiting.
-const maxTries = 1024
+// maxTries bounds the calls of one attempt that bring nothing: a flood of frames that are not for us
+// must not keep Close waiting.
+const maxTries = 64
 
 // receive fills r.frames without waiting. It answers false to wait until there is something.
 func (r *receiver) receive(fd uintptr) bool {
 	for tries := 0; r.got < len(r.frames) && tries < maxTries; tries++ {
-		f := &r.frames[r.got]
-		r.vec[1].Base = unsafe.SliceData(f.Buf)
-		r.vec[1].SetLen(len(f.Buf))
-		r.msg.Namelen = uint32(unsafe.Sizeof(r.from))
-		r.msg.SetControllen(len(r.ctl))
-		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.msg)), unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		room := r.frames[r.got:]
+		want := min(len(room), batch)
+		for i := range want {
+			m, in := &r.msgs[i], &r.in[i]
+			in.vec[1].Base = unsafe.SliceData(room[i].Buf)
+			in.vec[1].SetLen(len(room[i].Buf))
+			m.Namelen = uint32(unsafe.Sizeof(in.from))
+			m.SetControllen(len(in.ctl))
+		}
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(want), unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
 		switch errno {
 		case 0:
 		case unix.EINTR:
@@ -101,21 +125,40 @@ func (r *receiver) receive(fd uintptr) bool {
 			r.errno = errno
 			return true
 		}
-		if r.from.Pkttype == unix.PACKET_OUTGOING {
-			continue
+		for i := range int(n) {
+			r.take(i, &room[i])
 		}
-		if why, ok := r.accept(f, int(n)); !ok {
-			r.d.Drop(why)
-			continue
+		if int(n) < want && r.got > 0 {
+			return true // that was all
 		}
-		r.got, r.size = r.got+1, r.size+f.N
 	}
 	return true
 }
 
-// accept finishes a frame that was received, of n bytes with what is before it.
-func (r *receiver) accept(f *link.Frame, n int) (link.Drop, bool) {
-	n -= int(r.vec[0].Len)
+// take counts message i, which was received into from, as the next frame.
+func (r *receiver) take(i int, from *link.Frame) {
+	if r.in[i].from.Pkttype == unix.PACKET_OUTGOING {
+		return
+	}
+	if why, ok := r.accept(i, from, int(r.msgs[i].n)); !ok {
+		r.d.Drop(why)
+		return
+	}
+	to := &r.frames[r.got]
+	if to != from { // others before it were no frames
+		if from.N > len(to.Buf) {
+			r.d.Drop(link.DropRxOversize)
+			return
+		}
+		to.N, to.Offload = copy(to.Buf, from.Buf[:from.N]), from.Offload
+	}
+	r.got, r.size = r.got+1, r.size+to.N
+}
+
+// accept finishes a frame that was received as message i, of n bytes with what is before it.
+func (r *receiver) accept(i int, f *link.Frame, n int) (link.Drop, bool) {
+	in := &r.in[i]
+	n -= r.head
 	f.Offload = link.Offload{}
 	if n < link.HeaderLen {
 		return link.DropRxShort, false
@@ -125,18 +168,18 @@ func (r *receiver) accept(f *link.Frame, n int) (link.Drop, bool) {
 	}
 	switch {
 	case r.d.env != nil:
-		if why, ok := r.d.env.open(r.hdr[:r.vec[0].Len]); !ok {
+		if why, ok := r.d.env.open(in.hdr[:r.head]); !ok {
 			return why, false
 		}
 	case r.d.vnet:
-		o, err := link.DecodeVirtio(r.hdr[:link.VirtioLen], binary.NativeEndian)
+		o, err := link.DecodeVirtio(in.hdr[:link.VirtioLen], binary.NativeEndian)
 		if err != nil {
 			return link.DropRxOffload, false
 		}
 		f.Offload = o
 	}
 	f.N = n
-	aux := auxdata(r.ctl[:min(int(r.msg.Controllen), len(r.ctl))])
+	aux := auxdata(in.ctl[:min(int(r.msgs[i].Controllen), len(in.ctl))])
 	if r.d.env == nil {
 		// Of an envelope the tag was the outer one, which is nothing to us.
 		if !insertTag(f, aux) {
