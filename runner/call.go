@@ -138,8 +138,15 @@ func (c *call) nonblocking() bool {
 }
 
 // value answers getsockopt.
-func (c *call) value(b []byte) verdict {
-	return answer(c.writeValue(c.args[3], c.args[4], b, false))
+func (c *call) value(b []byte) verdict { return c.valueAt(c.args[3], c.args[4], b, false) }
+
+// valueAt answers a call by a value, as writeValue writes it, unless a signal has ended the call: its memory
+// may be something else's by now.
+func (c *call) valueAt(addr, lenp uint64, b []byte, full bool) verdict {
+	if !c.valid() {
+		return fail(unix.EINTR)
+	}
+	return answer(c.writeValue(addr, lenp, b, full))
 }
 
 // install gives the program a duplicate of fd, the unix socket of s, as the result of the call,

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -72,28 +73,13 @@ func (s *socket) handle(c *call) verdict {
 			if ask := t.lateLocalAddr(c); ask != nil {
 				d := c.detached()
 				return c.later(func() verdict {
-					a, errno := ask()
-					if !d.valid() { // a signal has ended the call: its memory may be something else's
-						return fail(unix.EINTR)
-					}
-					if errno == 0 {
-						errno = d.writeValue(d.args[1], d.args[2], appendSockaddr(nil, s.domain, a), true)
-					}
-					return answer(errno)
+					return s.addressAnswer(d, ask)
 				})
 			}
 		}
-		a, errno := k.localAddr(c)
-		if errno == 0 {
-			errno = c.writeValue(c.args[1], c.args[2], appendSockaddr(nil, s.domain, a), true)
-		}
-		return answer(errno)
+		return s.addressAnswer(c, func() (netip.AddrPort, syscall.Errno) { return k.localAddr(c) })
 	case sysGetpeername:
-		a, errno := k.remoteAddr(c)
-		if errno == 0 {
-			errno = c.writeValue(c.args[1], c.args[2], appendSockaddr(nil, s.domain, a), true)
-		}
-		return answer(errno)
+		return s.addressAnswer(c, func() (netip.AddrPort, syscall.Errno) { return k.remoteAddr(c) })
 	case sysSendto:
 		return k.sendto(c)
 	case sysRecvfrom:
@@ -114,6 +100,15 @@ func (s *socket) handle(c *call) verdict {
 		return interfaceIoctl(c)
 	}
 	return native
+}
+
+// addressAnswer answers getsockname and getpeername.
+func (s *socket) addressAnswer(c *call, ask func() (netip.AddrPort, syscall.Errno)) verdict {
+	a, errno := ask()
+	if errno != 0 {
+		return fail(errno)
+	}
+	return c.valueAt(c.args[1], c.args[2], appendSockaddr(nil, s.domain, a), true)
 }
 
 // unspecified reads the address of a bind with AF_UNSPEC, which must be any address.

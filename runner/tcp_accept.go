@@ -128,6 +128,10 @@ func (l *listening) take(c *call, flags int) verdict {
 	if err := unix.SetNonblock(a.fd, flags&unix.SOCK_NONBLOCK != 0); err != nil {
 		errno = unix.ENOBUFS
 	}
+	if !c.valid() { // its memory may be something else's
+		l.giveBack(a)
+		return fail(unix.ENOENT)
+	}
 	if errno == 0 && c.args[1] != 0 {
 		errno = c.writeValue(c.args[1], c.args[2], appendSockaddr(nil, a.t.s.domain, a.t.remote), true)
 	}
@@ -143,15 +147,20 @@ func (l *listening) take(c *call, flags int) verdict {
 		a.from.follow(a.t) // now an error finds the descriptor
 		return v
 	}
+	l.giveBack(a)
+	return v
+}
+
+// giveBack keeps a connection for the next call, if there is to be one.
+func (l *listening) giveBack(a accepted) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx.Err() != nil {
 		unix.Close(a.fd)
 		a.from.abandon()
-	} else {
-		l.returned = append(l.returned, a)
+		return
 	}
-	return v
+	l.returned = append(l.returned, a)
 }
 
 // next takes a connection out of the queue of the listening descriptor fd. All accepts of a listener
