@@ -108,14 +108,14 @@ func TestManualPages(t *testing.T) {
 func TestManualPageIsAsWritten(t *testing.T) {
 	cmd := &cobra.Command{
 		Use: "odd NAME", Short: `prints \n and 'quotes'`, Run: func(*cobra.Command, []string) {},
-		Long:    "First line\n.not a request\n\n  as it is -x\n\nLast *words* of snake_case.",
+		Long:    "First line\n.not a request\n\n  as it is -x\n\nLast *words* of snake_case…",
 		Example: "  odd ~/x",
 	}
 	cmd.Flags().String("file", "", "read `FILE` first")
 	page := string(manPage(cmd, time.Unix(0, 0).UTC()))
 	for _, want := range []string{
 		".TH \"ODD\" 1 \"1970-01-01\"", "odd \\- prints \\en and \\(aqquotes\\(aq\n", ".B odd NAME [flags]\n",
-		"First line\n\\&.not a request\n.PP\n.EX\n  as it is \\-x\n.EE\n.PP\nLast *words* of snake_case.\n",
+		"First line\n\\&.not a request\n.PP\n.EX\n  as it is \\-x\n.EE\n.PP\nLast *words* of snake_case\\[u2026]\n",
 		"\\-\\-file FILE   read FILE first\n", ".SH EXAMPLES\n.EX\n  odd \\(ti/x\n.EE\n",
 	} {
 		if !strings.Contains(page, want) {
