@@ -139,7 +139,8 @@ func (d *reopened) again(old Device) {
 			d.log.Debug("the wire is not back", "link", d.info.Name, "err", err)
 			continue
 		}
-		if info := dev.Info(); len(dev.Queues()) != len(d.queues) || info.MTU < d.info.MTU {
+		info := dev.Info()
+		if len(dev.Queues()) != len(d.queues) || info.MTU < d.info.MTU {
 			d.log.Warn("a wire of that name is another one", "link", d.info.Name, "mtu", info.MTU, "queues", len(dev.Queues()))
 			dev.Close()
 			continue
@@ -154,6 +155,10 @@ func (d *reopened) again(old Device) {
 		}
 		d.now = dev
 		d.log.Info("the wire is back", "link", d.info.Name)
+		if !bytes.Equal(info.Station, d.info.Station) {
+			d.log.Warn("the wire delivers frames to another address than before: nothing arrives until this is started again, or the wire has its old address",
+				"link", d.info.Name, "address", info.Station.String(), "before", d.info.Station.String())
+		}
 		d.come.Broadcast()
 		return
 	}

@@ -1,11 +1,49 @@
 package link
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
+	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
+
+// A stationed Device delivers to one address.
+type stationed struct {
+	Device
+	mac net.HardwareAddr
+}
+
+func (d *stationed) Info() Info {
+	i := d.Device.Info()
+	i.Station = d.mac
+	return i
+}
+
+// A wire that returns with another address, as a macvtap that was made anew, is warned of.
+func TestReopenElsewhere(t *testing.T) {
+	var log bytes.Buffer
+	first, far := Pipe(PipeConfig{})
+	second, far2 := Pipe(PipeConfig{})
+	defer far2.Close()
+	dev := Reopen(&stationed{first, net.HardwareAddr{2, 0, 0, 0, 0, 1}}, func() (Device, error) {
+		return &stationed{second, net.HardwareAddr{2, 0, 0, 0, 0, 2}}, nil
+	}, slog.New(slog.NewTextHandler(&log, nil)))
+	far.Close()
+	if _, err := dev.Queues()[0].Write([]OutFrame{{Pieces: [][]byte{make([]byte, 60)}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dev.(*reopened).current(); err != nil {
+		t.Fatal(err)
+	}
+	dev.Close()
+	if !strings.Contains(log.String(), "address=02:00:00:00:00:02 before=02:00:00:00:00:01") {
+		t.Error(log.String())
+	}
+}
 
 func TestReopen(t *testing.T) {
 	fars := make(chan Device, 1)
