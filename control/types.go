@@ -15,7 +15,9 @@ type Status struct {
 	Addrs   []Addr        `json:"addrs"`
 	Routes  []Route       `json:"routes"`
 	DNS     []string      `json:"dns"` // IP:PORT
-	Search  []string      `json:"search,omitempty"`
+	// DNSBorrowed says that nobody named these servers: they are the host's own.
+	DNSBorrowed bool     `json:"dns_borrowed,omitempty"`
+	Search      []string `json:"search,omitempty"`
 	// Warnings are conditions the user should know of, such as a duplicate address.
 	Warnings []string `json:"warnings,omitempty"`
 	Sockets  int      `json:"sockets"`

@@ -43,7 +43,9 @@ func gather(ctx context.Context, cfg *Config, st *control.Status) (*Environment,
 	switch {
 	case st != nil:
 		env.Mode = ModeDaemon
-		env.Stack, err = askDaemon(ctx, cfg.Client, st, env.Link)
+		if env.Stack, err = askDaemon(ctx, cfg.Client, st, env.Link); err == nil && st.DNSBorrowed {
+			env.leaveOutServers()
+		}
 	case len(env.Holders) > 0:
 		env.Mode = ModeProgram
 		if slices.ContainsFunc(env.Holders, func(h Holder) bool { return h.PID == cfg.pid }) {

@@ -24,10 +24,11 @@ type backend struct {
 	// the server serves.
 	*stack.Stack
 	points
-	link    string  // as given to --link
-	fabric  *fabric // the switch that the stack is a port of, or nil; set before the server serves
-	started time.Time
-	log     *slog.Logger
+	link     string           // as given to --link
+	fabric   *fabric          // the switch that the stack is a port of, or nil; set before the server serves
+	borrowed []netip.AddrPort // the host's name servers, where they are the stack's
+	started  time.Time
+	log      *slog.Logger
 
 	mu       sync.Mutex
 	warnings []warning // guarded by mu
@@ -144,17 +145,18 @@ func (b *backend) Status() control.Status {
 		}
 	}
 	return control.Status{
-		Version:  versionText(),
-		PID:      os.Getpid(),
-		Started:  b.started,
-		Uptime:   time.Since(b.started),
-		Links:    links,
-		Addrs:    b.Addrs(),
-		Routes:   b.Routes(),
-		DNS:      dns,
-		Search:   search,
-		Warnings: warnings,
-		Sockets:  len(b.Stack.Sockets()),
+		Version:     versionText(),
+		PID:         os.Getpid(),
+		Started:     b.started,
+		Uptime:      time.Since(b.started),
+		Links:       links,
+		Addrs:       b.Addrs(),
+		Routes:      b.Routes(),
+		DNS:         dns,
+		DNSBorrowed: len(servers) > 0 && slices.Equal(servers, b.borrowed),
+		Search:      search,
+		Warnings:    warnings,
+		Sockets:     len(b.Stack.Sockets()),
 	}
 }
 

@@ -195,7 +195,7 @@ func (d *daemon) startStack(context.Context) error {
 			d.backend.warn(fmt.Sprintf("no DNS server: %v: name one with --dns", err))
 		}
 		d.backend.warn(r.Warnings...)
-		servers = r.Servers
+		servers, d.backend.borrowed = r.Servers, r.Servers
 		if search == nil {
 			search = r.Search
 		}
