@@ -128,10 +128,11 @@ func (e *Environment) usesHost(v4 bool) bool {
 }
 
 // beyondTries is how often a ping through the host is sent, and beyondLimit how long
-// each may take.
+// each may take. That of the host's own finds the neighbour, which may take a second try.
 const (
-	beyondTries = 2
-	beyondLimit = time.Second
+	beyondTries     = 2
+	beyondLimit     = time.Second
+	beyondHostLimit = 3 * time.Second
 )
 
 // probeBeyond has stack and host ping what the host reaches by its default route.
@@ -150,35 +151,56 @@ func probeBeyond(ctx context.Context, p *probing) {
 		if err != nil {
 			continue // it is in the notes that frames cannot be watched
 		}
-		wait := pingFromHost(to, beyondLimit)
+		wait := pingFromHost(to, beyondHostLimit)
 		p.Go(func() {
 			defer w.stop()
 			b.FromHost = wait()
-			begin := time.Now()
+			defer func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.env.Observed.HostSide.Beyond = append(p.env.Observed.HostSide.Beyond, b)
+			}()
+			if !b.FromHost.Answered() {
+				return // nothing could be said of the stack's
+			}
+			own := w.awaitIn(ctx) // and what comes after is not the host's
 			for range beyondTries {
 				if b.FromStack = pingFromStack(ctx, p.st, to, 56, beyondLimit); b.FromStack.Answered() || errors.Is(b.FromStack.Err, unix.EHOSTUNREACH) {
 					break
 				}
 			}
 			frames, _ := w.seen()
-			for i := range frames {
-				f := &frames[i]
+			for i := range frames[own:] {
+				f := &frames[own+i]
 				packet, _ := parseIP(f.Data, f.Len)
-				switch {
-				case f.At.Before(begin):
-				case f.Out:
+				if f.Out {
 					b.Left, b.Source = f, packet.src
-				default:
+				} else {
 					b.Returned = true
 				}
 			}
-			if b.FromHost.Answered() && !b.FromStack.Answered() {
+			if !b.FromStack.Answered() {
 				p.again(func(ctx context.Context) { pingFromStack(ctx, p.st, to, 56, traceLimit) })
 			}
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.env.Observed.HostSide.Beyond = append(p.env.Observed.HostSide.Beyond, b)
 		})
+	}
+	p.last = append(p.last, func() {
+		for _, b := range p.env.Observed.Beyond {
+			if !b.FromHost.Answered() {
+				p.env.notef("whether %s lets the stack through to others is not known: %s, the gateway of its default route, does not answer the host itself (%v)", b.Uplink, b.To, b.FromHost.Err)
+			}
+		}
+	})
+}
+
+// awaitIn waits until a frame that came in was collected, and returns how many were up to
+// then. One that was answered elsewhere may be collected a little later.
+func (w *watcher) awaitIn(ctx context.Context) int {
+	for begin := time.Now(); ; sleep(ctx, 5*time.Millisecond) {
+		frames, _ := w.seen()
+		if time.Since(begin) > beyondLimit || ctx.Err() != nil || slices.ContainsFunc(frames, func(f Frame) bool { return !f.Out }) {
+			return len(frames)
+		}
 	}
 }
 
