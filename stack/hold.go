@@ -118,6 +118,9 @@ func (c *TCPConn) put(b []byte, many bool) (int, tcpip.Error) {
 		h.drop(int(min(n, int64(before))))
 		if h.n > 0 { // only b may wait for room
 			h.flush(c.ep)
+			// While the buffer was larger, acknowledgements may have brought what is in it below half of
+			// its own size, of which netstack tells nobody then and never again.
+			c.writing.kick()
 		}
 		taken = max(int(n)-before, 0)
 		if terr != nil || int(n) < whole {
