@@ -8,6 +8,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/ustack/ustack/link/tapendpoint"
 )
@@ -120,7 +121,9 @@ func (c *TCPConn) put(b []byte, many bool) (int, tcpip.Error) {
 			h.flush(c.ep)
 			// While the buffer was larger, acknowledgements may have brought what is in it below half of
 			// its own size, of which netstack tells nobody then and never again.
-			c.writing.kick()
+			if c.ep.Readiness(waiter.WritableEvents) != 0 {
+				c.writing.kick()
+			}
 		}
 		taken = max(int(n)-before, 0)
 		if terr != nil || int(n) < whole {
